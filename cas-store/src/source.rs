@@ -1,0 +1,66 @@
+//! The remote CAS as the store sees it.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+
+use crate::blob::{BlobPin, BlobStore};
+use crate::digest::Digest;
+
+/// Where blobs come from that are not here.
+///
+/// Invariants that every implementation keeps:
+/// 1. every wanted digest is yielded exactly once, in any order, as soon as its fate is known;
+/// 2. content reaches the store through its ingest, so that a wrong byte is never stored;
+/// 3. dropping the stream stops the fetch; what was complete by then stays in the store.
+pub trait BlobSource: Send + Sync + 'static {
+    /// Fetches `wanted`, which are distinct, into `store`.
+    fn fetch(&self, wanted: Vec<Digest>, store: Arc<BlobStore>) -> BoxStream<'static, Fetched>;
+}
+
+/// The fate of one wanted blob.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Which blob.
+    pub digest: Digest,
+    /// The blob, kept from eviction, or why it is not here.
+    pub outcome: Result<BlobPin, FetchError>,
+}
+
+/// Why a blob could not be fetched.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody has it: the client's error (REAPI, `MISSING`).
+    #[error("blob is missing")]
+    Missing,
+    /// The remote could not be reached or answered with a fault of its own; a retry can help.
+    #[error("{origin} is unavailable: {reason}")]
+    Unavailable {
+        /// Who did not answer.
+        origin: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The remote sent other bytes than the digest names.
+    #[error("{origin} sent wrong content: {reason}")]
+    Corrupt {
+        /// Who sent it.
+        origin: String,
+        /// What differs.
+        reason: String,
+    },
+    /// The store could not take it.
+    #[error("cannot store blob: {0}")]
+    Store(Arc<crate::blob::StoreError>),
+}
+
+/// A source that has nothing: the store is the CAS (standalone mode).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSource;
+
+impl BlobSource for NoSource {
+    fn fetch(&self, wanted: Vec<Digest>, _store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
+        let fates = wanted.into_iter().map(|digest| Fetched { digest, outcome: Err(FetchError::Missing) });
+        Box::pin(futures::stream::iter(fates))
+    }
+}

@@ -1,0 +1,9 @@
+//! Wire types of longshore, and nothing else.
+//!
+//! The crate gives short names to the modules of `bazel-remote-apis`, so that the rest of the code reads
+//! `reapi::Directory` and not six path segments. It knows no store, no worker and no scheduler.
+
+pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+pub use bazel_remote_apis::build::bazel::semver;
+pub use bazel_remote_apis::google::{bytestream, longrunning, protobuf, rpc};
+pub use prost::Message;

@@ -1,0 +1,1 @@
+//! The test kit: a store full of trees, a running `longshore`, and clients for it.

@@ -1,0 +1,63 @@
+//! The life of one action, a type a phase: `Assigned -> Prepared -> Ran -> Collected -> Uploaded`.
+
+use std::time::SystemTime;
+
+use longshore_cas_store::digest::Digest;
+use longshore_proto::reapi;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// An action that a scheduler gave to this worker.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The name of the operation, for logs and for [`crate::frontend::WorkSource::complete`].
+    pub operation: String,
+    /// The digest of the Action message; its function is used for everything.
+    pub action_digest: Digest,
+    /// The Action, where the scheduler sent one that is to be used instead of the stored one.
+    pub action: Option<reapi::Action>,
+    /// `ExecuteRequest.inline_stdout`, `inline_stderr`, `inline_output_files`.
+    pub inline: Inline,
+    /// When the scheduler queued it.
+    pub queued: SystemTime,
+    /// Who asked for it, for logs.
+    pub request_metadata: reapi::RequestMetadata,
+    /// Where the worker says what it is doing.
+    pub progress: watch::Sender<Progress>,
+    /// Fires when nobody wants the result any more.
+    pub cancelled: CancellationToken,
+}
+
+/// What the client wants inline in the result.
+#[derive(Clone, Debug, Default)]
+pub struct Inline {
+    /// stdout.
+    pub stdout: bool,
+    /// stderr.
+    pub stderr: bool,
+    /// Output files by their declared paths.
+    pub output_files: Vec<String>,
+}
+
+/// How far an action has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for a worker.
+    #[default]
+    Queued,
+    /// Its inputs are being prepared.
+    FetchingInputs,
+    /// Its command runs.
+    Running,
+    /// Its outputs are being collected and uploaded.
+    UploadingOutputs,
+}
+
+/// Progress as a frontend may report it.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// How far it has come.
+    pub phase: Phase,
+    /// The metadata known so far.
+    pub metadata: reapi::ExecutedActionMetadata,
+}

@@ -1,0 +1,1 @@
+//! The standalone mode: a REAPI server whose only worker is this process.

@@ -1,0 +1,11 @@
+//! The remote-execution worker.
+//!
+//! Who may import whom: `frontend -> action -> { materialize, run, output }`; those three do not import each
+//! other, and `main` injects the implementations. A test in `tests/` keeps it so.
+
+pub mod action;
+pub mod frontend;
+pub mod materialize;
+pub mod output;
+pub mod run;
+pub mod status;

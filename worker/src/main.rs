@@ -1,0 +1,3 @@
+//! The `longshore` binary: wiring, nothing else.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The only place where an error becomes a `google.rpc.Status`.
