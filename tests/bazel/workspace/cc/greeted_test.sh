@@ -1,0 +1,2 @@
+#!/bin/sh
+[ "$(cat cc/greeted.txt)" = "Hello, Bazel!" ]

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo "this test fails with code 7"
+exit 7

@@ -1,0 +1,143 @@
+# Sourced by the scripts under tests/: packages, Bazel on its own, and a longshore of one's own.
+#
+# Everything happens in one scratch folder that is removed at exit, together with the processes started here:
+# no Bazel server, no longshore and no file is left behind. LONGSHORE_TESTS_KEEP=1 keeps the folder.
+
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work=$repo/target/tests
+# How long a longshore may take until it listens, and a Bazel command until it is given up.
+longshore_start_s_max=30
+bazel_s_max=${BAZEL_S_MAX:-1500}
+
+passed=0
+failed=0
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# pass WHAT, miss WHAT [LOG]: one result each; the last line of a script is their count.
+pass() { passed=$((passed + 1)); say "ok      $1"; }
+miss() {
+  failed=$((failed + 1))
+  say "FAILED  $1"
+  if [ $# -gt 1 ] && [ -f "$2" ]; then tail -n 40 "$2" | sed 's/^/        | /'; fi
+}
+
+# finish: prints the count and ends with it.
+finish() {
+  say "$passed passed, $failed failed"
+  [ "$failed" -eq 0 ]
+}
+
+# packages NAME...: installs the Debian packages that are missing, and says which.
+packages() {
+  local name missing=()
+  for name in "$@"; do
+    dpkg-query --show --showformat='${db:Status-Status}\n' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  [ "$(id -u)" -eq 0 ] || { say "missing, and only root can install them: ${missing[*]}"; return 1; }
+  say "installing from Debian: ${missing[*]}"
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+    > "$work/apt.log" 2>&1 || { tail -n 20 "$work/apt.log"; return 1; }
+}
+
+# bazel_packages: Debian's Bazel 4.2.3 and what it needs to work without a network.
+bazel_packages() {
+  packages bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib g++
+}
+
+# bazelrc: the lines that replace by local folders what Bazel would download.
+bazelrc() {
+  cat <<END
+common --override_repository=bazel_skylib=/usr/share/bazel/tools/skylib
+common --override_repository=platforms=/usr/share/bazel/tools/platforms
+common --override_repository=rules_java=/usr/share/bazel/rules/java
+common --override_repository=rules_proto=/usr/share/bazel/rules/proto
+common --override_repository=rules_cc=$repo/tests/bazel/overrides/rules_cc
+common --override_repository=rules_python=$repo/tests/bazel/overrides/rules_python
+common --override_repository=remote_coverage_tools=$repo/tests/bazel/overrides/remote_coverage_tools
+END
+}
+
+# scratch: a new folder, in $scratch, and its removal at exit.
+scratch() {
+  mkdir -p "$work"
+  scratch=$(mktemp -d "$work/${1:-run}.XXXXXX")
+  # Actions may run as another user, who has to be able to walk to their folders.
+  chmod 755 "$scratch"
+  longshore_pid=
+  bazel_workspaces=()
+  trap clean_up EXIT
+  trap 'exit 130' INT TERM
+}
+
+clean_up() {
+  local workspace
+  for workspace in ${bazel_workspaces[@]+"${bazel_workspaces[@]}"}; do
+    (cd "$workspace" && bazel_command shutdown) > /dev/null 2>&1 || true
+  done
+  stop_longshore
+  [ -n "${LONGSHORE_TESTS_KEEP:-}" ] && { say "kept: $scratch"; return; }
+  chmod -R u+w "$scratch" 2> /dev/null || true
+  rm -rf "$scratch"
+}
+
+# bazel_command ARGUMENT...: Bazel in the current folder with nothing of the user's around it.
+bazel_command() {
+  mkdir -p "$scratch/home" "$scratch/tmp"
+  env -i HOME="$scratch/home" TMPDIR="$scratch/tmp" PATH=/usr/local/bin:/usr/bin:/bin USER=tester LANG=C.UTF-8 \
+    timeout --kill-after=10 "$bazel_s_max" \
+    bazel --nohome_rc --output_user_root="$scratch/bazel" --max_idle_secs=120 "$@"
+}
+
+# remote_flags PORT: everything runs remotely, or not at all.
+remote_flags() {
+  printf '%s\n' --remote_executor="grpc://127.0.0.1:$1" --noremote_local_fallback --spawn_strategy=remote \
+    --genrule_strategy=remote --strategy=TestRunner=remote --remote_timeout=120
+}
+
+# processes KIND LOG: how many processes of a kind ("remote", "remote cache hit", "local", "internal") the last
+# summary line in a log of Bazel's counts.
+processes() {
+  sed -n -E 's/^INFO: [0-9]+ process(es)?: (.*)\.$/\2/p' "$2" | tail -n 1 | tr ',' '\n' \
+    | sed -n -E "s/^ *([0-9]+) $1\$/\1/p" | grep . || echo 0
+}
+
+# build_longshore [PROFILE]: builds the binary and leaves its path in $longshore.
+build_longshore() {
+  local profile=${1:-release} folder=$1
+  [ "$profile" = dev ] && folder=debug
+  (cd "$repo" && cargo build --quiet --locked --profile "$profile" --bin longshore)
+  longshore=$repo/target/$folder/longshore
+}
+
+# start_longshore ROOT [FLAG...]: starts it on a free port and waits until it says that it listens; leaves
+# $longshore_pid and $port. Its output goes to ROOT.log.
+start_longshore() {
+  local root=$1 line=
+  shift
+  : > "$root.log"
+  "$longshore" --listen 127.0.0.1:0 --root "$root" "$@" > "$root.log" 2>&1 < /dev/null &
+  longshore_pid=$!
+  for _ in $(seq $((longshore_start_s_max * 10))); do
+    line=$(grep -o -E 'grpc://127\.0\.0\.1:[0-9]+' "$root.log" | head -n 1) && break
+    kill -0 "$longshore_pid" 2> /dev/null || break
+    sleep 0.1
+  done
+  if [ -z "$line" ]; then
+    cat "$root.log" >&2
+    die "longshore did not start"
+  fi
+  port=${line##*:}
+}
+
+# stop_longshore [SIGNAL]: ends it and waits until it has gone.
+stop_longshore() {
+  [ -n "${longshore_pid:-}" ] || return 0
+  kill "-${1:-TERM}" "$longshore_pid" 2> /dev/null || true
+  wait "$longshore_pid" 2> /dev/null || true
+  longshore_pid=
+}
