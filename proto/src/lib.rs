@@ -3,6 +3,9 @@
 //! The crate gives short names to the modules of `bazel-remote-apis`, so that the rest of the code reads
 //! `reapi::Directory` and not six path segments. It knows no store, no worker and no scheduler.
 
+pub mod error_details;
+pub mod time;
+
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 pub use bazel_remote_apis::build::bazel::semver;
 pub use bazel_remote_apis::google::{bytestream, longrunning, protobuf, rpc};

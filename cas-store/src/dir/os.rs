@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::dir::Type;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags};
@@ -35,6 +35,18 @@ impl OsDir {
     pub fn open_sub(&self, path: &Path) -> Result<Self, PathError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::openat(&self.fd, path, flags, Mode::empty()).at(Op::Open, path)?;
+        Ok(Self { fd, umask: self.umask })
+    }
+
+    /// Opens the directory `path` below this one, following symbolic links as long as they stay below it.
+    ///
+    /// `EXDEV` for a path that leaves it, be it only for a moment, and for an absolute link.
+    pub fn open_beneath(&self, path: &Path) -> Result<Self, PathError> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let fd = nix::fcntl::openat2(&self.fd, path, how).at(Op::Open, path)?;
         Ok(Self { fd, umask: self.umask })
     }
 
@@ -249,6 +261,23 @@ mod tests {
         assert_eq!(dir.open_dir(Path::new("to-d")).err().unwrap().errno, Errno::ENOTDIR);
         assert_eq!(dir.open_file(Path::new("to-file")).unwrap_err().errno, Errno::ELOOP);
         assert_eq!(dir.stat(Path::new("to-file")).unwrap().kind, FileKind::Symlink);
+    }
+
+    // What an action made of its folder must not lead the worker out of it.
+    #[test]
+    fn links_are_followed_only_as_long_as_they_stay_below() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = OsDir::open(folder.path()).unwrap();
+        dir.make_dir(Path::new("d"), 0o755).unwrap();
+        dir.make_dir(Path::new("d/e"), 0o755).unwrap();
+        dir.symlink("d/../d", Path::new("inside")).unwrap();
+        dir.symlink("..", Path::new("above")).unwrap();
+        dir.symlink("/etc", Path::new("outside")).unwrap();
+        assert!(dir.open_beneath(Path::new("inside/e")).is_ok());
+        assert!(dir.open_beneath(Path::new("")).is_ok());
+        for path in ["above", "outside", "inside/../../x"] {
+            assert_eq!(dir.open_beneath(Path::new(path)).unwrap_err().errno, Errno::EXDEV, "{path}");
+        }
     }
 
     #[test]

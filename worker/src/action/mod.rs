@@ -1,4 +1,21 @@
 //! The life of one action, a type a phase: `Assigned -> Prepared -> Ran -> Collected -> Uploaded`.
+//!
+//! Each phase consumes the one before it, so that nothing can be run before its inputs are there, or reported
+//! before it is stored. What an action's [`journal`](self) has seen is kept beside the phases: when one
+//! of them fails, the response still says how far the action came.
+//!
+//! The module knows no scheduler: assignments come in, responses go out ([`ActionRunner::execute`]).
+
+mod assigned;
+mod collected;
+mod command;
+mod journal;
+mod load;
+mod prepared;
+mod ran;
+mod runner;
+mod sink;
+mod uploaded;
 
 use std::time::SystemTime;
 
@@ -6,6 +23,10 @@ use longshore_cas_store::digest::Digest;
 use longshore_proto::reapi;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub use journal::Leftovers;
+pub use runner::{ActionOptions, ActionRunner, Executed};
+pub use sink::{LocalSink, OutputSink, UploadError};
 
 /// An action that a scheduler gave to this worker.
 #[derive(Debug)]

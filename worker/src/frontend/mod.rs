@@ -1,11 +1,14 @@
 //! Where work comes from: one trait, an implementation a scheduler protocol.
 
 pub mod embedded;
+mod pump;
 
 use futures::future::BoxFuture;
 use longshore_proto::reapi;
 
 use crate::action::Assignment;
+
+pub use pump::pump;
 
 /// A scheduler as the worker sees it.
 ///

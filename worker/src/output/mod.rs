@@ -1,57 +1,35 @@
-//! Outputs: found, hashed and taken into the store, never from outside the action's input root.
+//! Outputs: declared, found, hashed and taken into the store, never from outside the action's input root.
+//!
+//! The module does not know how the input root was made or what ran in it, and uploads nothing.
 
+mod declare;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_cas_store::blob::{BlobPin, BlobStore, StoreError};
-use longshore_cas_store::digest::{Digest, DigestFunction};
+use longshore_cas_store::digest::DigestFunction;
 use longshore_cas_store::dir::{OsDir, PathError};
 use longshore_cas_store::io::IoPool;
 use longshore_cas_store::name::RelPath;
 use longshore_proto::reapi;
 
-/// What a Command declares about its outputs, checked.
-#[derive(Clone, Debug, Default)]
-pub struct DeclaredOutputs {
-    /// Each declared path, in the order of the Command, each once.
-    pub paths: Vec<DeclaredOutput>,
-    /// `Command.output_directory_format`.
-    pub directory_format: DirectoryFormat,
-    /// Node properties to report (`Command.output_node_properties`), all supported.
-    pub node_properties: Vec<String>,
+pub use declare::{
+    DeclareError, DeclaredKind, DeclaredOutput, DeclaredOutputs, DirectoryFormat, ReportedProperties, declare,
+};
+
+/// The folder in which an action ran.
+#[derive(Debug)]
+pub struct ActionFolder {
+    /// The input root, open.
+    pub root: OsDir,
+    /// The absolute path under which the action knew it.
+    pub path: PathBuf,
 }
 
-/// One declared output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeclaredOutput {
-    /// The path exactly as the Command has it: results echo it.
-    pub declared: String,
-    /// Where it is, relative to the input root.
-    pub path: RelPath,
-    /// Which field declared it, and so what it may be.
-    pub kind: DeclaredKind,
-}
-
-/// Which field of the Command declared an output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeclaredKind {
-    /// `output_paths`: anything.
-    Path,
-    /// `output_files`.
-    File,
-    /// `output_directories`.
-    Directory,
-}
-
-/// `Command.OutputDirectoryFormat`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DirectoryFormat {
-    /// A `Tree` message.
-    #[default]
-    TreeOnly,
-    /// `Directory` messages; the Tree is given too, which is allowed.
-    DirectoryOnly,
-    /// Both.
-    TreeAndDirectory,
+/// Whether `path` is a directory inside `root`, through symbolic links too if they stay inside.
+pub fn is_directory_below(root: &OsDir, path: &RelPath) -> bool {
+    root.open_beneath(path.as_ref()).is_ok()
 }
 
 /// What was found, with everything that it names kept in the store.
@@ -94,15 +72,15 @@ pub enum CollectError {
     Path(#[from] PathError),
 }
 
-/// Finds the declared outputs below `root` and takes them into `store`.
+/// Finds the declared outputs in `folder` and takes them into `store`.
 ///
-/// Every process of the action must be dead. Files may be moved out of `root`.
+/// Every process of the action must be dead. Files may be moved out of the folder.
 pub async fn collect(
-    root: OsDir,
+    folder: ActionFolder,
     declared: DeclaredOutputs,
     function: DigestFunction,
     store: Arc<BlobStore>,
     io: IoPool,
 ) -> Result<Outputs, CollectError> {
-    todo!("{root:?} {declared:?} {function} {store:?} {io:?} {:?}", None::<Digest>)
+    todo!("{folder:?} {declared:?} {function} {store:?} {io:?}")
 }

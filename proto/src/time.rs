@@ -1,0 +1,68 @@
+//! Times and durations of the standard library as protobuf's messages.
+
+use std::time::{Duration, SystemTime};
+
+use crate::protobuf;
+
+/// The message of a time of day; times beyond what the message holds are cut to its range.
+pub fn timestamp(time: SystemTime) -> protobuf::Timestamp {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => protobuf::Timestamp { seconds: whole_seconds(after), nanos: nanos(after) },
+        Err(error) => {
+            let before = error.duration();
+            // Nanoseconds count forward in time, before 1970 too.
+            let (borrow, nanos) = match nanos(before) {
+                0 => (0, 0),
+                nanos => (1, 1_000_000_000 - nanos),
+            };
+            protobuf::Timestamp { seconds: -whole_seconds(before) - borrow, nanos }
+        }
+    }
+}
+
+/// The message of a span of time.
+pub fn duration(duration: Duration) -> protobuf::Duration {
+    protobuf::Duration { seconds: whole_seconds(duration), nanos: nanos(duration) }
+}
+
+/// The span of time that a message says; nothing if it is negative or its fields are out of range.
+pub fn from_duration(wire: &protobuf::Duration) -> Option<Duration> {
+    let nanos = u32::try_from(wire.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(wire.seconds).ok()?, nanos))
+}
+
+fn whole_seconds(duration: Duration) -> i64 {
+    // One less than the largest, so that a borrowed second still fits.
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX - 1)
+}
+
+fn nanos(duration: Duration) -> i32 {
+    i32::try_from(duration.subsec_nanos()).expect("below a billion")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nanoseconds_count_forward_on_both_sides_of_1970() {
+        let cases = [
+            (SystemTime::UNIX_EPOCH, 0, 0),
+            (SystemTime::UNIX_EPOCH + Duration::new(5, 7), 5, 7),
+            (SystemTime::UNIX_EPOCH - Duration::new(5, 0), -5, 0),
+            (SystemTime::UNIX_EPOCH - Duration::new(5, 1), -6, 999_999_999),
+        ];
+        for (time, seconds, nanos) in cases {
+            assert_eq!(timestamp(time), protobuf::Timestamp { seconds, nanos }, "{time:?}");
+        }
+    }
+
+    #[test]
+    fn spans_that_are_no_duration_are_refused() {
+        for (seconds, nanos) in [(-1, 0), (0, -1), (1, -1), (0, 1_000_000_000), (-1, 5)] {
+            assert_eq!(from_duration(&protobuf::Duration { seconds, nanos }), None, "{seconds} s {nanos} ns");
+        }
+        let span = Duration::new(90, 5);
+        assert_eq!(from_duration(&duration(span)), Some(span));
+    }
+}

@@ -1,0 +1,62 @@
+//! The first phase: an action has arrived; nothing of it has been looked at.
+
+use longshore_proto::reapi;
+
+use super::command::{CheckedAction, CheckedCommand};
+use super::journal::Journal;
+use super::prepared::Prepared;
+use super::runner::Context;
+use super::{ActionRunner, Assignment};
+use crate::status::Failure;
+
+pub(super) struct Assigned<'a> {
+    context: Context<'a>,
+    assignment: Assignment,
+}
+
+impl<'a> Assigned<'a> {
+    pub(super) fn new(worker: &'a ActionRunner, assignment: Assignment) -> Self {
+        let context = Context {
+            worker,
+            function: assignment.action_digest.function(),
+            inline: assignment.inline.clone(),
+            cancelled: assignment.cancelled.clone(),
+        };
+        Self { context, assignment }
+    }
+
+    /// Loads and checks the messages, and makes the input root.
+    pub(super) async fn prepare(self, journal: &mut Journal) -> Result<Prepared<'a>, Failure> {
+        journal.fetching();
+        let Self { context, assignment } = self;
+        let prepared = context.unless_cancelled(make_root(&context, assignment)).await?;
+        journal.fetched();
+        let (action, command, root) = prepared;
+        Ok(Prepared { context, command, timeout: action.timeout, root })
+    }
+}
+
+type Made = (CheckedAction, CheckedCommand, crate::materialize::InputRoot);
+
+async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made, Failure> {
+    let worker = context.worker;
+    let action = match assignment.action {
+        Some(action) => action,
+        None => worker.load::<reapi::Action>("the Action", assignment.action_digest).await?,
+    };
+    let action = CheckedAction::parse(context.function, &action, &worker.options)?;
+
+    // Side by side, so that a client hears of everything that is missing at once.
+    let command = worker.load::<reapi::Command>("the Command", action.command);
+    let tree = worker.cache.get(action.input_root);
+    let (command, tree) = futures::join!(command, tree);
+    let command = command.and_then(|command| CheckedCommand::parse(&command));
+    let (command, tree) = match (command, tree.map_err(Failure::from)) {
+        (Ok(command), Ok(tree)) => (command, tree),
+        (Err(command), Err(tree)) => return Err(command.and(tree)),
+        (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
+    };
+
+    let root = worker.materializer.materialize(tree, command.directories()).await?;
+    Ok((action, command, root))
+}

@@ -1,0 +1,128 @@
+//! The third phase: the command has ended, and every process of it is dead.
+
+use std::path::Path;
+use std::time::Duration;
+
+use longshore_cas_store::blob::BlobPin;
+use longshore_cas_store::dir::PathError;
+use nix::sys::signal::Signal;
+use tonic::Code;
+
+use super::collected::Collected;
+use super::journal::Journal;
+use super::prepared::{STDERR, STDOUT};
+use super::runner::Context;
+use crate::materialize::InputRoot;
+use crate::output::{ActionFolder, DeclaredOutputs, Outputs, collect};
+use crate::run::Verdict;
+use crate::status::Failure;
+
+/// What a shell adds to a signal's number to make an exit code of it.
+const SIGNAL_EXIT_CODE_BASE: i32 = 128;
+
+pub(super) struct Ran<'a> {
+    pub(super) context: Context<'a>,
+    pub(super) outputs: DeclaredOutputs,
+    pub(super) root: InputRoot,
+    /// Why the action failed although it has a result.
+    pub(super) failure: Option<Failure>,
+}
+
+/// A command's end in REAPI's terms.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) exit_code: i32,
+    pub(super) failure: Option<Failure>,
+    pub(super) note: Option<String>,
+}
+
+impl Ended {
+    /// Fails where there is no result to report.
+    pub(super) fn of(verdict: Verdict, timeout: Option<Duration>) -> Result<Self, Failure> {
+        let ended = |exit_code| Self { exit_code, failure: None, note: None };
+        match verdict {
+            Verdict::Exited(code) => Ok(ended(code)),
+            Verdict::Signaled(signal) => {
+                let name = Signal::try_from(signal).map_or("unknown", Signal::as_str);
+                let note = format!("the command was killed by signal {signal} ({name})");
+                Ok(Self { note: Some(note), ..ended(SIGNAL_EXIT_CODE_BASE + signal) })
+            }
+            Verdict::TimedOut => {
+                let message = format!("the command exceeded deadline: {:?}", timeout.unwrap_or_default());
+                let failure = Failure::new(Code::DeadlineExceeded, message);
+                let exit_code = SIGNAL_EXIT_CODE_BASE + Signal::SIGKILL as i32;
+                Ok(Self { failure: Some(failure), ..ended(exit_code) })
+            }
+            Verdict::Cancelled => Err(Failure::cancelled()),
+        }
+    }
+}
+
+impl<'a> Ran<'a> {
+    /// Takes the logs and the outputs into the store. Outputs that cannot be reported cost neither the exit
+    /// code nor the logs.
+    pub(super) async fn collect(self, journal: &mut Journal) -> Result<Collected<'a>, Failure> {
+        let Self { context, outputs: declared, root, mut failure } = self;
+        journal.uploading();
+        let worker = context.worker;
+        let stdout = adopt_log(&context, &root, STDOUT).await?;
+        let stderr = adopt_log(&context, &root, STDERR).await?;
+
+        let folder = ActionFolder { root: reopen(root.dir())?, path: root.path().to_owned() };
+        let (store, io) = (worker.store.clone(), worker.io.clone());
+        let outputs = match collect(folder, declared, context.function, store, io).await {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                // Why the command itself failed explains more than what it left behind.
+                journal.note(error.to_string());
+                failure = failure.or_else(|| Some(error.into()));
+                Outputs::default()
+            }
+        };
+        for note in &outputs.notes {
+            journal.note(note);
+        }
+        Ok(Collected { context, stdout, stderr, outputs, root, failure })
+    }
+}
+
+async fn adopt_log(context: &Context<'_>, root: &InputRoot, name: &'static str) -> Result<BlobPin, Failure> {
+    let folder = reopen(root.folder())?;
+    let (store, function) = (context.worker.store.clone(), context.function);
+    let adopted = context.worker.io.run(move || store.adopt(function, &folder, Path::new(name))).await;
+    match adopted {
+        Ok((pin, _)) => Ok(pin),
+        Err(error) => Err(Failure::of_store(name, &error)),
+    }
+}
+
+/// A descriptor of its own for a thread of the pool.
+fn reopen(dir: &longshore_cas_store::dir::OsDir) -> Result<longshore_cas_store::dir::OsDir, PathError> {
+    dir.open_sub(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RES-01, RES-02, ACT-10, ACT-11: a client that looks at one field alone is not misled.
+    #[test]
+    fn every_end_has_an_exit_code() {
+        let timeout = Some(Duration::from_secs(3));
+        let exited = Ended::of(Verdict::Exited(3), timeout).unwrap();
+        assert_eq!(exited, Ended { exit_code: 3, failure: None, note: None });
+
+        let killed = Ended::of(Verdict::Signaled(11), None).unwrap();
+        assert_eq!((killed.exit_code, killed.failure), (139, None));
+        assert!(killed.note.unwrap().contains("SIGSEGV"));
+
+        let expired = Ended::of(Verdict::TimedOut, timeout).unwrap();
+        assert_eq!(expired.exit_code, 137);
+        let failure = expired.failure.unwrap();
+        assert_eq!(failure.code(), Code::DeadlineExceeded);
+        // Bazel's own tests look for these words.
+        assert!(failure.message().contains("exceeded deadline"), "{failure:?}");
+
+        assert_eq!(Ended::of(Verdict::Cancelled, None).unwrap_err().code(), Code::Cancelled);
+    }
+}

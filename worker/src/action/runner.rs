@@ -1,0 +1,153 @@
+//! What every action of this worker shares, and the walk through the phases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_cas_store::blob::BlobStore;
+use longshore_cas_store::digest::DigestFunction;
+use longshore_cas_store::io::{Clock, IoPool};
+use longshore_cas_store::source::BlobSource;
+use longshore_cas_store::tree_cache::DirectoryCache;
+use longshore_proto::reapi;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::assigned::Assigned;
+use super::journal::{Journal, Leftovers};
+use super::sink::OutputSink;
+use super::uploaded::Uploaded;
+use super::{Assignment, Inline};
+use crate::materialize::Materializer;
+use crate::run::Runner;
+use crate::status::{self, Failure};
+
+/// The exit code of a result whose command was never run, or whose end is not known. The status says why; a
+/// client that looks at nothing else must not read success.
+const EXIT_CODE_NONE: i32 = -1;
+
+/// The most bytes of stdout, stderr and output files that are put into a result: well below the 4 MiB of a
+/// gRPC message, so that the rest of the result has room.
+pub(super) const INLINE_BYTES_MAX: u64 = 1 << 20;
+
+/// How this worker runs actions.
+#[derive(Clone, Debug, Default)]
+pub struct ActionOptions {
+    /// `ExecutedActionMetadata.worker`: a stable name of this worker.
+    pub worker: String,
+    /// How long a command may run whose Action names no timeout; nothing for no bound.
+    pub timeout_default: Option<Duration>,
+    /// The longest timeout that an Action may name; nothing for no bound.
+    pub timeout_max: Option<Duration>,
+}
+
+/// Runs actions: what every action of this worker shares.
+///
+/// `main` injects the implementations.
+pub struct ActionRunner {
+    /// Where blobs are.
+    pub store: Arc<BlobStore>,
+    /// Where blobs come from that the store lacks.
+    pub source: Arc<dyn BlobSource>,
+    /// Where input trees are.
+    pub cache: Arc<DirectoryCache>,
+    /// What makes input roots.
+    pub materializer: Arc<dyn Materializer>,
+    /// What runs commands.
+    pub runner: Arc<dyn Runner>,
+    /// Where clients read outputs.
+    pub sink: Arc<dyn OutputSink>,
+    /// Threads for system calls.
+    pub io: IoPool,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How to behave.
+    pub options: ActionOptions,
+}
+
+impl std::fmt::Debug for ActionRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ActionRunner").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// The end of an action.
+#[derive(Debug)]
+pub struct Executed {
+    /// What the client is told.
+    pub response: reapi::ExecuteResponse,
+    /// What to drop once the client has been told.
+    pub leftovers: Leftovers,
+}
+
+/// What stays the same through an action's life.
+pub(super) struct Context<'a> {
+    pub(super) worker: &'a ActionRunner,
+    pub(super) function: DigestFunction,
+    pub(super) inline: Inline,
+    pub(super) cancelled: CancellationToken,
+}
+
+impl Context<'_> {
+    /// Completes `work`, or fails when nobody wants the result any more. For work that may be left midway.
+    pub(super) async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.cancelled.run_until_cancelled(work).await.unwrap_or_else(|| Err(Failure::cancelled()))
+    }
+}
+
+impl ActionRunner {
+    /// Takes an action through its life. It never fails: what goes wrong is the response's status.
+    pub async fn execute(&self, assignment: Assignment) -> Executed {
+        let span = action_span(&assignment);
+        async {
+            let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
+            let outcome = self.live(assignment, &mut journal).await;
+            end(journal, outcome)
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn live(&self, assignment: Assignment, journal: &mut Journal) -> Result<Uploaded, Failure> {
+        let prepared = Assigned::new(self, assignment).prepare(journal).await?;
+        let ran = prepared.run(journal).await?;
+        let collected = ran.collect(journal).await?;
+        collected.upload(journal).await
+    }
+}
+
+fn end(journal: Journal, outcome: Result<Uploaded, Failure>) -> Executed {
+    let exit_code = journal.exit_code().unwrap_or(EXIT_CODE_NONE);
+    let (metadata, message) = journal.close();
+    let (result, failure, leftovers) = match outcome {
+        Ok(uploaded) => (uploaded.result, uploaded.failure, uploaded.leftovers),
+        Err(failure) => (reapi::ActionResult::default(), Some(failure), Leftovers::default()),
+    };
+    match &failure {
+        None => tracing::debug!(exit_code, "action completed"),
+        Some(failure) => tracing::warn!(code = ?failure.code(), "action failed: {}", failure.message()),
+    }
+    let result = reapi::ActionResult { exit_code, execution_metadata: Some(metadata), ..result };
+    let response = reapi::ExecuteResponse {
+        result: Some(result),
+        status: Some(failure.map_or_else(status::ok, |failure| failure.to_rpc())),
+        message,
+        ..Default::default()
+    };
+    Executed { response, leftovers }
+}
+
+fn action_span(assignment: &Assignment) -> tracing::Span {
+    let request = &assignment.request_metadata;
+    tracing::info_span!(
+        "action",
+        operation = assignment.operation,
+        digest = %assignment.action_digest,
+        tool = request.tool_details.as_ref().map_or("", |tool| tool.tool_name.as_str()),
+        target = request.target_id,
+        mnemonic = request.action_mnemonic,
+        invocation = request.tool_invocation_id,
+    )
+}

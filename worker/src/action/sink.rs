@@ -1,0 +1,41 @@
+//! Where outputs have to be before a result may name them.
+
+use futures::future::BoxFuture;
+use longshore_cas_store::blob::BlobPin;
+
+/// The CAS that a client will read the outputs from.
+pub trait OutputSink: Send + Sync + 'static {
+    /// Completes when every blob of `pins` is where clients read it; uploads what is not.
+    fn upload<'a>(&'a self, pins: &'a [BlobPin]) -> BoxFuture<'a, Result<(), UploadError>>;
+}
+
+/// Why outputs could not be uploaded.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The remote could not be reached or answered with a fault of its own; a retry can help.
+    #[error("cannot upload outputs: {origin} is unavailable: {reason}")]
+    Unavailable {
+        /// Who did not answer.
+        origin: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The remote will not take them: too large, no quota, no permission.
+    #[error("cannot upload outputs: {origin} refused: {reason}")]
+    Refused {
+        /// Who refused.
+        origin: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// Standalone mode: the store is the CAS, and outputs are there already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalSink;
+
+impl OutputSink for LocalSink {
+    fn upload<'a>(&'a self, _pins: &'a [BlobPin]) -> BoxFuture<'a, Result<(), UploadError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
