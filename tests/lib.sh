@@ -25,10 +25,10 @@ miss() {
   if [ $# -gt 1 ] && [ -f "$2" ]; then tail -n 40 "$2" | sed 's/^/        | /'; fi
 }
 
-# finish: prints the count and ends with it.
+# finish: prints the count and exits, with 1 if something failed.
 finish() {
   say "$passed passed, $failed failed"
-  [ "$failed" -eq 0 ]
+  exit $((failed > 0))
 }
 
 # packages NAME...: installs the Debian packages that are missing, and says which.
@@ -140,4 +140,36 @@ stop_longshore() {
   kill "-${1:-TERM}" "$longshore_pid" 2> /dev/null || true
   wait "$longshore_pid" 2> /dev/null || true
   longshore_pid=
+}
+
+# debian_source NAME: the unpacked source package NAME below target/tests/sources, downloaded once; prints its path.
+#
+# The deb-src lines are derived from the machine's own sources, in a configuration of our own.
+debian_source() {
+  local name=$1 folder=$work/sources apt=$work/apt release
+  mkdir -p "$folder"
+  if [ ! -d "$folder/$name" ]; then
+    release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    if [ ! -d "$apt" ]; then
+      mkdir -p "$apt/parts" "$apt/lists/partial" "$apt/cache/archives/partial"
+      touch "$apt/sources.list"
+      local file
+      for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+        [ -f "$file" ] && grep -q -E "(^|[ :])$release( |\$)" "$file" || continue
+        sed -E 's/^Types: .*/Types: deb-src/; s/^deb /deb-src /' "$file" > "$apt/parts/${file##*/}"
+      done
+      # A part has to be named for what it holds.
+      [ ! -f "$apt/parts/sources.list" ] || mv "$apt/parts/sources.list" "$apt/parts/main.list"
+    fi
+    local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o "Dir::Etc::SourceParts=$apt/parts"
+      -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
+    [ -f "$apt/updated" ] || { apt-get "${options[@]}" update > "$apt/log" 2>&1 && touch "$apt/updated"; } \
+      || { cat "$apt/log" >&2; return 1; }
+    rm -rf "$folder/$name.part" && mkdir "$folder/$name.part"
+    (cd "$folder/$name.part" && apt-get "${options[@]}" source --download-only --only-source "$name" \
+      && dpkg-source --no-check -x ./*.dsc tree) >> "$apt/log" 2>&1 || { tail -n 20 "$apt/log" >&2; return 1; }
+    mv "$folder/$name.part/tree" "$folder/$name"
+    rm -rf "$folder/$name.part"
+  fi
+  printf '%s\n' "$folder/$name"
 }
