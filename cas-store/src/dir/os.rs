@@ -50,6 +50,16 @@ impl OsDir {
         Ok(Self { fd, umask: self.umask })
     }
 
+    /// Gives the owner every permission on the directory itself, one that cannot be searched too.
+    pub fn unlock(&self) -> Result<(), PathError> {
+        // Everything by the descriptor: no name inside the directory can be looked up yet.
+        let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        let stat = nix::sys::stat::fstat(&self.fd).at(Op::Stat, ".")?;
+        let mode = Mode::from_bits_truncate(stat.st_mode) | Mode::S_IRWXU;
+        let flags = FchmodatFlags::FollowSymlink;
+        nix::sys::stat::fchmodat(AT_FDCWD, &by_descriptor, mode, flags).at(Op::SetMode, ".")
+    }
+
     fn repairs(&self, mode: Mode) -> bool {
         self.umask.intersects(mode)
     }
@@ -278,6 +288,17 @@ mod tests {
         for path in ["above", "outside", "inside/../../x"] {
             assert_eq!(dir.open_beneath(Path::new(path)).unwrap_err().errno, Errno::EXDEV, "{path}");
         }
+    }
+
+    #[test]
+    fn a_locked_directory_is_unlocked_by_its_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = OsDir::open(folder.path()).unwrap();
+        dir.make_dir(Path::new("d"), 0o005).unwrap();
+        let locked = dir.open_sub(Path::new("d")).unwrap();
+        locked.unlock().unwrap();
+        assert_eq!(dir.stat(Path::new("d")).unwrap().mode, 0o705);
+        assert!(locked.entries().unwrap().is_empty());
     }
 
     #[test]

@@ -1,19 +1,28 @@
 //! Outputs: declared, found, hashed and taken into the store, never from outside the action's input root.
 //!
+//! Three steps, in that order, because taking a file in may move it away: [`find`] looks at everything that is
+//! declared and at everything below it, once an inode; [`ingest`] takes each file into the store, once; and
+//! [`assemble`] writes the messages. Paths are opened through [`reach`] alone, which never leaves the folder;
+//! [`follow`] says where a symbolic link leads, with the same bounds.
+//!
 //! The module does not know how the input root was made or what ran in it, and uploads nothing.
 
+mod assemble;
+mod collect;
 mod declare;
+mod find;
+mod follow;
+mod ingest;
+mod reach;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use longshore_cas_store::blob::{BlobPin, BlobStore, StoreError};
-use longshore_cas_store::digest::DigestFunction;
+use longshore_cas_store::blob::{BlobPin, StoreError};
 use longshore_cas_store::dir::{OsDir, PathError};
-use longshore_cas_store::io::IoPool;
 use longshore_cas_store::name::RelPath;
 use longshore_proto::reapi;
 
+pub use collect::collect;
 pub use declare::{
     DeclareError, DeclaredKind, DeclaredOutput, DeclaredOutputs, DirectoryFormat, ReportedProperties, declare,
 };
@@ -70,17 +79,4 @@ pub enum CollectError {
     /// A file operation failed.
     #[error(transparent)]
     Path(#[from] PathError),
-}
-
-/// Finds the declared outputs in `folder` and takes them into `store`.
-///
-/// Every process of the action must be dead. Files may be moved out of the folder.
-pub async fn collect(
-    folder: ActionFolder,
-    declared: DeclaredOutputs,
-    function: DigestFunction,
-    store: Arc<BlobStore>,
-    io: IoPool,
-) -> Result<Outputs, CollectError> {
-    todo!("{folder:?} {declared:?} {function} {store:?} {io:?}")
 }
