@@ -1,15 +1,60 @@
 //! Who owns a folder of data, and whether what lies there can be trusted.
+//!
+//! Invariants: the lock is taken before anything in the folder is looked at or changed; a folder that holds
+//! something else is refused, not moved into; what a crash of the machine may have torn is never called
+//! trusted, not even if the verification that follows is itself killed.
+//!
+//! *Locking*: an exclusive `flock` on `lock`, held by the descriptor and so by the process; it ends with it,
+//! however it ends.
+//!
+//! *Crash safety*: a kill of the process loses nothing that was published, because the kernel has it. A crash of
+//! the machine can: `clean` says that everything was written back, and is removed durably before anything
+//! is written; `boot` says since which boot everything was written or verified.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::dir::{OsDir, PathError};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::Mode;
+
+use crate::dir::{Dir, Op, OsDir, PathError, PathErrorExt};
+
+/// The layout that this version reads and writes.
+const FORMAT: &str = "longshore 1";
+
+/// Names that identify the folder and its state.
+const FORMAT_FILE: &str = "format";
+const LOCK_FILE: &str = "lock";
+const BOOT_FILE: &str = "boot";
+const CLEAN_FILE: &str = "clean";
+
+/// Where the kernel says which boot this is.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Passable by everybody: the way to what an action reads leads through it.
+const ROOT_MODE: u32 = 0o755;
+
+/// The rooms and their modes. Actions may pass through those that hold their files, and list none.
+const FOLDERS: [(&str, u32); 7] = [
+    ("blobs", 0o700),
+    ("executables", 0o700),
+    ("records", 0o700),
+    ("scratch", 0o700),
+    ("trash", 0o700),
+    ("trees", 0o711),
+    ("work", 0o711),
+];
 
 /// A folder of data that this process alone uses, until it is dropped.
+///
+/// It must outlive everything that was opened in it.
 #[derive(Debug)]
 pub struct StoreRoot {
     path: PathBuf,
     dir: OsDir,
     trust: Trust,
+    _lock: Flock<std::fs::File>,
 }
 
 /// What the last owner left behind.
@@ -39,7 +84,7 @@ pub enum RootError {
     Format {
         /// The folder.
         path: PathBuf,
-        /// What it says.
+        /// What it says; empty if it holds folders of ours but says nothing.
         found: String,
         /// What we write.
         expected: String,
@@ -52,7 +97,34 @@ pub enum RootError {
 impl StoreRoot {
     /// Creates the folder if need be, and takes it for this process.
     pub fn claim(path: &Path) -> Result<Self, RootError> {
-        todo!("{path:?}")
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).at(Op::MakeDir, parent)?;
+        }
+        let created = match std::fs::create_dir(path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(Err::<(), _>(error).at(Op::MakeDir, path).unwrap_err().into()),
+        };
+        let path = path.canonicalize().at(Op::Open, path)?;
+        let dir = OsDir::open(&path)?;
+        if created {
+            dir.set_mode(Path::new("."), ROOT_MODE)?;
+        }
+        let lock = lock(&path)?;
+        let is_new = check_format(&path, &dir)?;
+        let trust = if is_new { Trust::Fresh } else { read_trust(&path)? };
+        for (name, mode) in FOLDERS {
+            match dir.make_dir(Path::new(name), mode) {
+                Err(error) if error.errno != Errno::EEXIST => return Err(error.into()),
+                _ => {}
+            }
+        }
+        remove_clean_marker(&path, &dir)?;
+        let root = Self { path, dir, trust, _lock: lock };
+        if trust != Trust::Unverified {
+            root.vouch()?;
+        }
+        Ok(root)
     }
 
     /// Where it is: an absolute path without symbolic links.
@@ -70,8 +142,190 @@ impl StoreRoot {
         self.trust
     }
 
+    /// Says that everything in the folder was verified since this boot: a kill from here on loses nothing.
+    ///
+    /// To be called once every room of an [unverified](Trust::Unverified) root is open. Until then, whoever claims
+    /// the folder next finds it unverified again.
+    pub fn vouch(&self) -> Result<(), RootError> {
+        let path = self.path.join(BOOT_FILE);
+        std::fs::write(&path, boot_id()?).at(Op::Write, &path)?;
+        Ok(())
+    }
+
     /// Marks a clean stop: everything is written back first. Blocks.
+    ///
+    /// Without [`StoreRoot::vouch`], an unverified root stays unverified.
     pub fn release(self) -> Result<(), RootError> {
-        todo!()
+        if read_text(&self.path.join(BOOT_FILE))?.as_deref() != Some(&*boot_id()?) {
+            return Ok(());
+        }
+        let file = open_folder(&self.path)?;
+        nix::unistd::syncfs(&file).at(Op::Sync, &self.path)?;
+        drop(self.dir.create_file(Path::new(CLEAN_FILE), 0o644)?);
+        nix::unistd::fsync(&file).at(Op::Sync, &self.path)?;
+        Ok(())
+    }
+}
+
+/// Takes the lock, and leaves our process id for those who come after.
+fn lock(root: &Path) -> Result<Flock<std::fs::File>, RootError> {
+    let path = root.join(LOCK_FILE);
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).open(&path).at(Op::Open, &path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0).at(Op::Write, &path)?;
+            writeln!(lock, "{}", std::process::id()).at(Op::Write, &path)?;
+            Ok(lock)
+        }
+        Err((_, Errno::EWOULDBLOCK)) => {
+            let pid = read_text(&path)?.and_then(|text| text.parse().ok());
+            Err(RootError::Held { path: root.to_owned(), pid })
+        }
+        Err((_, errno)) => Err(PathError { op: Op::Lock, path, errno }.into()),
+    }
+}
+
+/// Whether the folder is new; it bears our format from then on, before anything else is created in it.
+fn check_format(root: &Path, dir: &OsDir) -> Result<bool, RootError> {
+    let path = root.join(FORMAT_FILE);
+    let refused =
+        |found: String| RootError::Format { path: root.to_owned(), found, expected: FORMAT.to_owned() };
+    match read_text(&path)? {
+        Some(found) if found == FORMAT => Ok(false),
+        Some(found) => Err(refused(found)),
+        None => {
+            // Folders of these names that we did not create are somebody's data: they would be cleaned.
+            if FOLDERS.iter().any(|(name, _)| dir.stat(Path::new(name)).is_ok()) {
+                return Err(refused(String::new()));
+            }
+            let temporary = root.join("format.new");
+            std::fs::write(&temporary, FORMAT).at(Op::Write, &temporary)?;
+            std::fs::rename(&temporary, &path).at(Op::Rename, &path)?;
+            Ok(true)
+        }
+    }
+}
+
+fn read_trust(root: &Path) -> Result<Trust, RootError> {
+    let is_clean = read_text(&root.join(CLEAN_FILE))?.is_some();
+    let is_same_boot = read_text(&root.join(BOOT_FILE))?.as_deref() == Some(&*boot_id()?);
+    Ok(if is_clean || is_same_boot { Trust::Trusted } else { Trust::Unverified })
+}
+
+/// Removes the marker before anything is written, durably: a crash must not find it beside torn files.
+fn remove_clean_marker(root: &Path, dir: &OsDir) -> Result<(), RootError> {
+    match dir.remove_file(Path::new(CLEAN_FILE)) {
+        Ok(()) => Ok(nix::unistd::fsync(open_folder(root)?).at(Op::Sync, root)?),
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_folder(path: &Path) -> Result<std::os::fd::OwnedFd, PathError> {
+    nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .at(Op::Open, path)
+}
+
+fn boot_id() -> Result<String, PathError> {
+    let id = std::fs::read_to_string(BOOT_ID_FILE).at(Op::Read, BOOT_ID_FILE)?;
+    Ok(id.trim().to_owned())
+}
+
+/// The text of a small file, trimmed; nothing if there is no such file.
+fn read_text(path: &Path) -> Result<Option<String>, PathError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at(Op::Read, path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// As after a crash of the machine: the boot that wrote is not this one.
+    fn pretend_other_boot(path: &Path) {
+        std::fs::write(path.join(BOOT_FILE), "another boot").unwrap();
+    }
+
+    #[test]
+    fn a_root_has_one_owner_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/root");
+        let root = StoreRoot::claim(&path).unwrap();
+        let error = StoreRoot::claim(&path).unwrap_err();
+        assert!(
+            matches!(error, RootError::Held { pid: Some(pid), .. } if pid == std::process::id()),
+            "{error}"
+        );
+        drop(root);
+        StoreRoot::claim(&path).unwrap();
+    }
+
+    #[test]
+    fn an_action_can_pass_to_its_files_and_to_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = StoreRoot::claim(&folder.path().join("root")).unwrap();
+        let mode = |name: &str| root.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(""), mode("work"), mode("trees")), (0o755, 0o711, 0o711));
+        assert_eq!((mode("blobs"), mode("executables"), mode("records")), (0o700, 0o700, 0o700));
+    }
+
+    #[test]
+    fn trust_follows_from_how_the_last_owner_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let claim = || StoreRoot::claim(folder.path()).unwrap();
+        assert_eq!(claim().trust(), Trust::Fresh);
+        assert_eq!(claim().trust(), Trust::Trusted, "killed since this boot");
+        pretend_other_boot(folder.path());
+        assert_eq!(claim().trust(), Trust::Unverified, "the machine went down");
+        let root = claim();
+        assert_eq!(root.trust(), Trust::Unverified, "killed before everything was verified");
+        root.vouch().unwrap();
+        claim_after(root).release().unwrap();
+        pretend_other_boot(folder.path());
+        assert_eq!(claim().trust(), Trust::Trusted, "stopped cleanly before the boot");
+    }
+
+    fn claim_after(root: StoreRoot) -> StoreRoot {
+        let path = root.path().to_owned();
+        drop(root);
+        let root = StoreRoot::claim(&path).unwrap();
+        assert_eq!(root.trust(), Trust::Trusted);
+        root
+    }
+
+    // A stop that follows a failed start must not turn torn files into trusted ones.
+    #[test]
+    fn an_unverified_root_is_not_released_as_clean() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(StoreRoot::claim(folder.path()).unwrap());
+        pretend_other_boot(folder.path());
+        StoreRoot::claim(folder.path()).unwrap().release().unwrap();
+        assert_eq!(StoreRoot::claim(folder.path()).unwrap().trust(), Trust::Unverified);
+    }
+
+    #[test]
+    fn folders_of_others_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("work")).unwrap();
+        let error = StoreRoot::claim(folder.path()).unwrap_err();
+        assert!(matches!(&error, RootError::Format { found, .. } if found.is_empty()), "{error}");
+        std::fs::write(folder.path().join(FORMAT_FILE), "longshore 99\n").unwrap();
+        let error = StoreRoot::claim(folder.path()).unwrap_err();
+        assert!(matches!(&error, RootError::Format { found, .. } if found == "longshore 99"), "{error}");
+    }
+
+    #[test]
+    fn the_path_has_no_symbolic_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, folder.path().join("alias")).unwrap();
+        assert_eq!(StoreRoot::claim(&folder.path().join("alias")).unwrap().path(), real);
     }
 }

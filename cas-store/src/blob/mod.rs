@@ -1,21 +1,56 @@
 //! The blob store: one file a blob, counted once an inode, verified before it is visible.
+//!
+//! The rooms: [`ledger`] knows what lies on the disk and what may go, in memory alone; [`space`] holds it under
+//! its lock and unlinks; [`flight`] says who writes what; [`layout`] names the files, [`temporary`] are those
+//! without a name yet; [`ingest`] and [`adopt`] let bytes in, [`read`] and [`variant`] let them out; [`pin`] keeps
+//! them; [`recover`] finds them again after a start.
+//!
+//! Invariants: a name in the store leads to bytes that were verified; a shared inode is never written, nor its mode
+//! or time changed; what is referred to is not unlinked; what is on the disk is in the ledger before it is
+//! written and until its last name is gone. The empty blob is always here and has no file.
+//!
+//! *Crash safety*: a file gets its name when it is complete, by one system call. Nothing is synced: a cache that a
+//! crash of the machine tears is verified or thrown away ([`crate::root`]).
 
-use std::ops::Range;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+mod adopt;
+mod flight;
+mod hash;
+mod ingest;
+pub(crate) mod layout;
+pub(crate) mod ledger;
+mod lru;
+mod pin;
+mod read;
+mod recover;
+pub(crate) mod space;
+pub(crate) mod temporary;
+mod variant;
 
-use bytes::Bytes;
-use futures::Stream;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
-use crate::digest::{Digest, DigestFunction, FileKey};
-use crate::dir::{Dir, PathError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use nix::errno::Errno;
+
+pub use adopt::Adopted;
+pub use ingest::{BlobWriter, Ingest};
+pub use layout::{BLOB_MTIME, blob_mtime};
+pub use pin::{BlobPin, BlobPins, Charge, PinTreeError};
+pub use read::{BlobReader, READ_CHUNK_BYTES};
+
+use crate::digest::Digest;
+use crate::dir::PathError;
 use crate::io::Environment;
 use crate::root::StoreRoot;
+use layout::Layout;
+use space::Space;
 
 /// How the store may behave.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
     /// What blobs, variants, records and trees may take on the disk together, in bytes.
     pub size_bytes_max: u64,
@@ -43,40 +78,37 @@ pub enum StoreError {
     /// The blob is not here, or not any more.
     #[error("blob {0} is not in the store")]
     NotFound(Digest),
+    /// The writer has failed, or was left in the middle of a write, and takes no more.
+    #[error("the writing of blob {0} was given up")]
+    Abandoned(Digest),
     /// A file operation failed.
     #[error(transparent)]
     Path(#[from] PathError),
 }
 
-/// Every blob on this disk.
-#[derive(Debug)]
-pub struct BlobStore {
-    _private: (),
-}
-
-/// A counted reference to one blob: while it lives, the blob is not evicted.
-#[derive(Clone, Debug)]
-pub struct BlobPin {
-    digest: Digest,
-}
-
-impl BlobPin {
-    /// Which blob.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
+impl StoreError {
+    /// Turns what fails while `needed_bytes` are written into an error: a full disk is no fault of the file.
+    pub(crate) fn on_write(needed_bytes: u64) -> impl Fn(PathError) -> Self {
+        move |error| match error.errno {
+            Errno::ENOSPC | Errno::EDQUOT => Self::NoSpace { needed_bytes, reason: error.to_string() },
+            _ => Self::Path(error),
+        }
     }
 }
 
-/// Counted references to many blobs and variants, cheap a piece: what a tree holds.
-#[derive(Debug)]
-pub struct BlobPins {
-    _private: (),
+/// Who holds references to things that nobody uses, and can give them back when the store is full.
+pub trait PressureRelief: Send + Sync + 'static {
+    /// Begins to give back references worth about `bytes`. Does not block, and calls the store only later.
+    ///
+    /// Whether anything was begun by this call, or is still under way. Where that is said, references or charges
+    /// are dropped later, even if they free nothing: the store then looks again.
+    fn relieve(&self, bytes: u64) -> bool;
 }
 
-/// Bytes on the disk that are no blob (a tree's directories), counted while this lives.
+/// Every blob on this disk.
 #[derive(Debug)]
-pub struct Charge {
-    _private: (),
+pub struct BlobStore {
+    pub(crate) space: Arc<Space>,
 }
 
 /// What lay in the folder when the store was opened.
@@ -101,150 +133,37 @@ pub struct StoreStats {
     pub evictions: u64,
 }
 
-/// How an ingest begins.
-#[derive(Debug)]
-pub enum Ingest {
-    /// The blob is here already; nothing needs to be sent.
-    Present(BlobPin),
-    /// It is not: write it.
-    Write(BlobWriter),
-}
-
-/// A blob being written; dropped unfinished, it leaves nothing behind.
-#[derive(Debug)]
-pub struct BlobWriter {
-    _private: (),
-}
-
-impl BlobWriter {
-    /// The number of bytes written.
-    pub fn written_bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Appends `data`. Fails at once when it is more than the digest's size.
-    pub async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
-        todo!("{}", data.len())
-    }
-
-    /// Verifies length and hash, and makes the blob visible.
-    pub async fn finish(self) -> Result<BlobPin, StoreError> {
-        todo!()
-    }
-}
-
-/// A blob's bytes as a stream of chunks; it holds the blob's pin.
-#[derive(Debug)]
-pub struct BlobReader {
-    _private: (),
-}
-
-impl Stream for BlobReader {
-    type Item = Result<Bytes, StoreError>;
-
-    fn poll_next(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
-    }
-}
-
-/// How [`BlobStore::adopt`] took a file in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Adopted {
-    /// The inode itself became the blob.
-    Moved,
-    /// Its bytes were copied (or reflinked).
-    Copied,
-    /// The blob was here already.
-    Present,
-}
-
 impl BlobStore {
-    /// Opens the store in `root`, recovering what the last owner left.
+    /// Opens the store in `root`, recovering what the last owner left. Blocks, longest where it must verify.
     pub fn open(
         root: &StoreRoot,
         options: StoreOptions,
         environment: Environment,
     ) -> Result<(Arc<Self>, Recovered), StoreError> {
-        todo!("{root:?} {options:?} {environment:?}")
+        let space = Space::new(Layout::open(root.dir())?, options.size_bytes_max, environment);
+        let recovered = recover::recover(&space, root.trust())?;
+        Ok((Arc::new(Self { space }), recovered))
     }
 
-    /// Pins a blob and marks it used; nothing if it is not here. The empty blob is always here.
-    pub fn pin(&self, digest: &Digest) -> Option<BlobPin> {
-        todo!("{digest}")
-    }
-
-    /// Pins every blob, or says which are not here.
-    pub fn pin_all(&self, digests: &[Digest]) -> Result<BlobPins, Vec<Digest>> {
-        todo!("{digests:?}")
-    }
-
-    /// Those of `digests` that are not here, each once; the others are marked used. One pass, no I/O.
-    pub fn find_missing(&self, digests: &[Digest]) -> Vec<Digest> {
-        todo!("{digests:?}")
-    }
-
-    /// Stores a blob that is in memory.
-    pub async fn put(self: &Arc<Self>, digest: Digest, data: Bytes) -> Result<BlobPin, StoreError> {
-        todo!("{digest} {}", data.len())
-    }
-
-    /// Stores many small blobs by one hop to the pool; one outcome each, in order.
-    pub async fn put_many(self: &Arc<Self>, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<BlobPin, StoreError>> {
-        todo!("{}", blobs.len())
-    }
-
-    /// Begins a streamed ingest. Waits while another ingest of the digest makes progress.
-    pub async fn ingest(self: &Arc<Self>, digest: Digest) -> Result<Ingest, StoreError> {
-        todo!("{digest}")
-    }
-
-    /// Takes the finished file `name` of `dir` into the store (decision 6). Blocks; call on the pool.
-    ///
-    /// Moves the inode if nobody can still write it, else copies. The file may be gone from `dir` afterwards.
-    pub fn adopt(
-        self: &Arc<Self>,
-        function: DigestFunction,
-        dir: &dyn Dir,
-        name: &Path,
-    ) -> Result<(BlobPin, Adopted), StoreError> {
-        todo!("{function} {name:?} {:?}", dir.fd())
-    }
-
-    /// Reads a part of a blob into memory; `range` is cut at the blob's end.
-    pub async fn read(self: &Arc<Self>, pin: &BlobPin, range: Range<u64>) -> Result<Bytes, StoreError> {
-        todo!("{pin:?} {range:?}")
-    }
-
-    /// Reads many small blobs whole, by one hop to the pool; `None` for those not here. In order.
-    pub async fn read_many(self: &Arc<Self>, digests: Vec<Digest>) -> Result<Vec<Option<Bytes>>, StoreError> {
-        todo!("{digests:?}")
-    }
-
-    /// Streams a blob from `offset`, at most `limit` bytes.
-    pub fn reader(self: &Arc<Self>, pin: BlobPin, offset: u64, limit: u64) -> BlobReader {
-        todo!("{pin:?} {offset} {limit}")
-    }
-
-    /// Gives the shared inode of `key` another name (blocks; call on the pool). The blob must be pinned.
-    ///
-    /// Makes the executable variant if there is none yet; renews an inode that has no link left (`EMLINK`);
-    /// copies where a link cannot reach (`EXDEV`). Never for the empty blob, which has no inode.
-    pub fn link(&self, key: &FileKey, to: &dyn Dir, to_path: &Path) -> Result<(), StoreError> {
-        todo!("{key:?} {to_path:?} {:?}", to.fd())
-    }
-
-    /// Copies (or reflinks) a blob to a private file with exactly that mode (blocks; call on the pool).
-    pub fn copy(&self, digest: &Digest, to: &dyn Dir, to_path: &Path, mode: u32) -> Result<(), StoreError> {
-        todo!("{digest} {to_path:?} {mode} {:?}", to.fd())
+    /// Asks `relief` for references when no blob is left that nobody refers to.
+    pub fn on_pressure(&self, relief: Weak<dyn PressureRelief>) {
+        self.space.on_pressure(relief);
     }
 
     /// Counts `bytes` on the disk that are no blob, making room first.
     pub async fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, StoreError> {
-        todo!("{bytes}")
+        let reservation = self.space.reserve(bytes).await?;
+        Ok(Charge::of(reservation, &self.space))
     }
 
     /// Figures.
     pub fn stats(&self) -> StoreStats {
-        todo!()
+        let state = self.space.lock();
+        StoreStats {
+            blobs: state.ledger.blobs(),
+            size_bytes: state.ledger.used_bytes(),
+            writes: self.space.writes.load(Ordering::Relaxed),
+            evictions: self.space.evictions(),
+        }
     }
 }

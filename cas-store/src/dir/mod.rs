@@ -6,12 +6,15 @@
 //! inject faults.
 
 mod error;
+pub(crate) mod file;
 mod os;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::SystemTime;
+
+use nix::errno::Errno;
 
 pub use error::{Op, PathError, PathErrorExt};
 pub use os::OsDir;
@@ -34,6 +37,14 @@ pub trait Dir: Send + Sync + 'static {
 
     /// Creates a file that must not exist, opened for writing, with exactly `mode`, whatever the umask.
     fn create_file(&self, path: &Path, mode: u32) -> Result<File, PathError>;
+
+    /// Creates a file without a name, opened for reading and writing, with exactly `mode`, whatever the umask.
+    ///
+    /// [`Dir::link_file`] names it; unnamed, it is gone when it is closed. `EOPNOTSUPP` where the file system has
+    /// no such files.
+    fn create_unnamed(&self, _mode: u32) -> Result<File, PathError> {
+        Err(PathError { op: Op::Create, path: ".".into(), errno: Errno::EOPNOTSUPP })
+    }
 
     /// Gives the inode at `path` a second name in `to`. Does not follow a symbolic link.
     fn link(&self, path: &Path, to: &dyn Dir, to_path: &Path) -> Result<(), PathError>;

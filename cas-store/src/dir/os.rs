@@ -96,6 +96,16 @@ impl Dir for OsDir {
         Ok(file)
     }
 
+    fn create_unnamed(&self, mode: u32) -> Result<File, PathError> {
+        let mode = Mode::from_bits_truncate(mode);
+        let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::openat(&self.fd, ".", flags, mode).map(File::from).at(Op::Create, ".")?;
+        if self.repairs(mode) {
+            nix::sys::stat::fchmod(&file, mode).at(Op::SetMode, ".")?;
+        }
+        Ok(file)
+    }
+
     fn link(&self, path: &Path, to: &dyn Dir, to_path: &Path) -> Result<(), PathError> {
         nix::unistd::linkat(&self.fd, path, to.fd(), to_path, AtFlags::empty()).at(Op::Link, to_path)
     }

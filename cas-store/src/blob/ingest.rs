@@ -1,0 +1,355 @@
+//! How blobs come in: hashed while they are written, visible only when they are right.
+//!
+//! An ingest holds a [`Ticket`] (nobody else writes the digest), a [`Reservation`] (its bytes fit) and a
+//! [`Temporary`] (nobody sees it). Dropped at any point, it returns all three, in the reverse order; whatever a
+//! thread of the pool is doing then runs to its end first.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+
+use super::flight::{Admission, Ticket};
+use super::layout::BLOB_MODE;
+use super::ledger::SlotKey;
+use super::space::{Reservation, Space};
+use super::temporary::Temporary;
+use super::{BlobPin, BlobStore, StoreError};
+use crate::digest::{Digest, Hasher};
+
+/// What is gathered in memory before a thread of the pool is bothered with it.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// How an ingest begins.
+#[derive(Debug)]
+pub enum Ingest {
+    /// The blob is here already; nothing needs to be sent.
+    Present(BlobPin),
+    /// It is not: write it.
+    Write(BlobWriter),
+}
+
+/// A blob being written; dropped unfinished, it leaves nothing behind.
+pub struct BlobWriter {
+    space: Arc<Space>,
+    digest: Digest,
+    written_bytes: u64,
+    pending: Vec<Bytes>,
+    pending_bytes: usize,
+    stage: Stage,
+}
+
+enum Stage {
+    Idle(Box<Writing>),
+    /// On the pool. Kept here, so that a caller that stops waiting for a write can go on with the next one.
+    Busy(BoxFuture<'static, Result<Box<Writing>, StoreError>>),
+    Failed(StoreError),
+}
+
+/// What a thread of the pool works on. The order of the fields is the order of the undoing.
+struct Writing {
+    temporary: Option<Temporary>,
+    reservation: Reservation,
+    ticket: Ticket,
+    hasher: Hasher,
+    digest: Digest,
+    space: Arc<Space>,
+}
+
+impl BlobWriter {
+    /// The number of bytes written.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Appends `data`. Fails at once when it is more than the digest's size.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
+        if data.len() as u64 > self.digest.size_bytes() - self.written_bytes {
+            let found = format!("more than {} bytes", self.digest.size_bytes());
+            return Err(self.fail(StoreError::Mismatch { expected: self.digest, found }));
+        }
+        self.written_bytes += data.len() as u64;
+        self.pending_bytes += data.len();
+        self.pending.push(data);
+        if self.pending_bytes < WRITE_BYTES {
+            return Ok(());
+        }
+        let mut writing = self.idle().await?;
+        self.pending_bytes = 0;
+        let chunks = std::mem::take(&mut self.pending);
+        let io = self.space.environment.io.clone();
+        self.stage =
+            Stage::Busy(Box::pin(
+                async move { io.run(move || writing.append(&chunks).map(|()| writing)).await },
+            ));
+        self.idle().await.map(|writing| self.stage = Stage::Idle(writing))
+    }
+
+    /// Verifies length and hash, and makes the blob visible.
+    pub async fn finish(mut self) -> Result<BlobPin, StoreError> {
+        let mut writing = self.idle().await?;
+        let chunks = std::mem::take(&mut self.pending);
+        self.space
+            .environment
+            .io
+            .run(move || {
+                writing.append(&chunks)?;
+                writing.publish()
+            })
+            .await
+    }
+
+    /// Takes the state out, waiting for a write under way.
+    async fn idle(&mut self) -> Result<Box<Writing>, StoreError> {
+        if let Stage::Busy(write) = &mut self.stage {
+            self.stage = match write.await {
+                Ok(writing) => Stage::Idle(writing),
+                Err(error) => Stage::Failed(error),
+            };
+        }
+        let taken = Stage::Failed(StoreError::Abandoned(self.digest));
+        match std::mem::replace(&mut self.stage, taken) {
+            Stage::Idle(writing) => Ok(writing),
+            Stage::Failed(error) => Err(self.fail(error)),
+            Stage::Busy(_) => unreachable!("awaited above"),
+        }
+    }
+
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        self.discard(error.clone());
+        error
+    }
+
+    /// Gives the file up on the pool: to free a large one takes its time.
+    fn discard(&mut self, error: StoreError) {
+        if let Stage::Idle(writing) = std::mem::replace(&mut self.stage, Stage::Failed(error)) {
+            self.space.environment.io.spawn(move || drop(writing));
+        }
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        self.discard(StoreError::Abandoned(self.digest));
+    }
+}
+
+impl fmt::Debug for BlobWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobWriter")
+            .field("digest", &self.digest)
+            .field("written_bytes", &self.written_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Writing {
+    fn new(ticket: Ticket, reservation: Reservation, digest: Digest, space: Arc<Space>) -> Self {
+        Self { temporary: None, reservation, ticket, hasher: digest.function().hasher(), digest, space }
+    }
+
+    fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
+        let full = StoreError::on_write(self.digest.size_bytes());
+        let temporary = match &mut self.temporary {
+            Some(temporary) => temporary,
+            empty => empty.insert(Temporary::create(&self.space.layout, BLOB_MODE).map_err(&full)?),
+        };
+        for chunk in chunks {
+            self.hasher.update(chunk);
+            temporary.write(chunk).map_err(&full)?;
+        }
+        self.ticket.progressed();
+        Ok(())
+    }
+
+    fn publish(self) -> Result<BlobPin, StoreError> {
+        let Self { temporary, reservation, ticket, hasher, digest, space } = self;
+        check(digest, hasher.finish())?;
+        let temporary = temporary.expect("created by the first append, of which there is one");
+        let pin = space.publish(digest, temporary, reservation);
+        drop(ticket);
+        pin
+    }
+}
+
+impl Space {
+    /// Makes a verified file visible, unless its digest is by now. Blocks.
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        digest: Digest,
+        mut temporary: Temporary,
+        reservation: Reservation,
+    ) -> Result<BlobPin, StoreError> {
+        let full = StoreError::on_write(digest.size_bytes());
+        let key = SlotKey::Blob(digest);
+        let guard = self.take_key(key);
+        let present = self.lock().ledger.pin(&key);
+        if let Some(id) = present {
+            return Ok(BlobPin::of_slot(self.clone(), digest, id));
+        }
+        if !temporary.publish(&key).map_err(&full)? {
+            // A file that the ledger does not know was never verified.
+            temporary.replace(&key).map_err(&full)?;
+        }
+        let id = self.change(|state| state.insert(key, reservation));
+        drop(guard);
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Ok(BlobPin::of_slot(self.clone(), digest, id))
+    }
+
+    /// Verifies, writes and publishes a blob that is in memory. Blocks.
+    fn write_whole(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        reservation: Reservation,
+        digest: Digest,
+        data: &[u8],
+    ) -> Result<BlobPin, StoreError> {
+        // Before anything is written: a wrong blob costs no file.
+        check(digest, digest.function().digest(data))?;
+        let temporary =
+            Temporary::create(&self.layout, BLOB_MODE).map_err(StoreError::on_write(digest.size_bytes()))?;
+        temporary.write(data).map_err(StoreError::on_write(digest.size_bytes()))?;
+        let pin = self.publish(digest, temporary, reservation);
+        drop(ticket);
+        pin
+    }
+}
+
+/// What becomes of one blob of a batch.
+enum Turn {
+    Done(Result<BlobPin, StoreError>),
+    Write(Ticket, Digest, Bytes),
+    /// Somebody else writes it, perhaps this very batch.
+    Later(Digest, Bytes),
+}
+
+impl BlobStore {
+    /// Stores a blob that is in memory.
+    pub async fn put(self: &Arc<Self>, digest: Digest, data: Bytes) -> Result<BlobPin, StoreError> {
+        if let Some(outcome) = put_nothing(digest, &data) {
+            return outcome;
+        }
+        let ticket = match self.space.admit(digest).await {
+            Admission::Present(pin) => return Ok(pin),
+            Admission::Lead(ticket) => ticket,
+        };
+        let reservation = self.space.reserve(self.space.layout.disk_bytes(digest.size_bytes())).await?;
+        let space = self.space.clone();
+        self.space.environment.io.run(move || space.write_whole(ticket, reservation, digest, &data)).await
+    }
+
+    /// Stores many small blobs by one hop to the pool; one outcome each, in order.
+    pub async fn put_many(self: &Arc<Self>, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<BlobPin, StoreError>> {
+        let mut turns: Vec<_> = blobs.into_iter().map(|(digest, data)| self.turn(digest, data)).collect();
+        let bytes = turns.iter().map(|turn| match turn {
+            Turn::Write(_, digest, _) => self.space.layout.disk_bytes(digest.size_bytes()),
+            Turn::Done(_) | Turn::Later(..) => 0,
+        });
+        let total_bytes = bytes.fold(0, u64::saturating_add);
+        if total_bytes > 0 {
+            turns = match self.space.reserve(total_bytes).await {
+                Ok(reservation) => self.write_turns(turns, reservation).await,
+                // Together they are too much; one after another they may fit.
+                Err(_) => turns.into_iter().map(Turn::postponed).collect(),
+            };
+        }
+        let mut outcomes = Vec::with_capacity(turns.len());
+        for turn in turns {
+            outcomes.push(match turn {
+                Turn::Done(outcome) => outcome,
+                Turn::Write(_, digest, data) | Turn::Later(digest, data) => self.put(digest, data).await,
+            });
+        }
+        outcomes
+    }
+
+    /// Begins a streamed ingest. Waits while another ingest of the digest makes progress.
+    pub async fn ingest(self: &Arc<Self>, digest: Digest) -> Result<Ingest, StoreError> {
+        if digest.is_empty() {
+            return Ok(Ingest::Present(BlobPin::of_empty(digest)));
+        }
+        let ticket = match self.space.admit(digest).await {
+            Admission::Present(pin) => return Ok(Ingest::Present(pin)),
+            Admission::Lead(ticket) => ticket,
+        };
+        let reservation = self.space.reserve(self.space.layout.disk_bytes(digest.size_bytes())).await?;
+        let writing = Writing::new(ticket, reservation, digest, self.space.clone());
+        Ok(Ingest::Write(BlobWriter {
+            space: self.space.clone(),
+            digest,
+            written_bytes: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            stage: Stage::Idle(Box::new(writing)),
+        }))
+    }
+
+    fn turn(&self, digest: Digest, data: Bytes) -> Turn {
+        if let Some(outcome) = put_nothing(digest, &data) {
+            return Turn::Done(outcome);
+        }
+        match self.space.try_admit(digest) {
+            Some(Admission::Present(pin)) => Turn::Done(Ok(pin)),
+            Some(Admission::Lead(ticket)) => Turn::Write(ticket, digest, data),
+            None => Turn::Later(digest, data),
+        }
+    }
+
+    /// Writes those whose turn it is, side by side.
+    async fn write_turns(&self, turns: Vec<Turn>, mut reservation: Reservation) -> Vec<Turn> {
+        let space = self.space.clone();
+        let write = move || {
+            let layout = space.layout.clone();
+            let parts = turns.into_iter().map(|turn| {
+                let part = match &turn {
+                    Turn::Write(_, digest, _) => layout.disk_bytes(digest.size_bytes()),
+                    Turn::Done(_) | Turn::Later(..) => 0,
+                };
+                (turn, reservation.split(part))
+            });
+            let parts: Vec<_> = parts.collect();
+            let write = |(turn, part)| match turn {
+                Turn::Write(ticket, digest, data) => {
+                    Turn::Done(space.write_whole(ticket, part, digest, &data))
+                }
+                other => other,
+            };
+            parts.into_par_iter().map(write).collect()
+        };
+        self.space.environment.io.run(write).await
+    }
+}
+
+impl Turn {
+    fn postponed(self) -> Self {
+        match self {
+            Self::Write(_, digest, data) => Self::Later(digest, data),
+            other => other,
+        }
+    }
+}
+
+/// The outcome of storing something that needs no file: the empty blob, or what has the wrong size.
+fn put_nothing(digest: Digest, data: &Bytes) -> Option<Result<BlobPin, StoreError>> {
+    if data.len() as u64 != digest.size_bytes() {
+        let found = format!("{} bytes", data.len());
+        return Some(Err(StoreError::Mismatch { expected: digest, found }));
+    }
+    digest.is_empty().then(|| Ok(BlobPin::of_empty(digest)))
+}
+
+fn check(expected: Digest, found: Digest) -> Result<(), StoreError> {
+    if expected == found {
+        return Ok(());
+    }
+    let found = if expected.size_bytes() == found.size_bytes() {
+        format!("hash {}", found.hash_hex())
+    } else {
+        format!("{} bytes", found.size_bytes())
+    };
+    Err(StoreError::Mismatch { expected, found })
+}

@@ -1,0 +1,166 @@
+//! How blobs go out: by range, in batches, or as a stream. A whole blob is in memory only where the caller asks.
+//!
+//! A file that is shorter or longer than its digest says is damaged: it is dropped, and the blob is not here.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::future::BoxFuture;
+use nix::errno::Errno;
+
+use super::ledger::SlotKey;
+use super::space::Space;
+use super::{BlobPin, BlobStore, StoreError};
+use crate::digest::Digest;
+use crate::dir::{Op, PathErrorExt, file};
+
+/// What a stream reads at once, and so what it holds in memory.
+pub const READ_CHUNK_BYTES: u64 = 256 << 10;
+
+/// A blob's bytes as a stream of chunks of at most [`READ_CHUNK_BYTES`]; it holds the blob's pin.
+pub struct BlobReader {
+    space: Arc<Space>,
+    pin: BlobPin,
+    left: Range<u64>,
+    file: Option<Arc<File>>,
+    chunk: Option<BoxFuture<'static, Result<Chunk, StoreError>>>,
+}
+
+/// Bytes, and the file that the next ones are in.
+type Chunk = (Arc<File>, Bytes);
+
+impl Stream for BlobReader {
+    type Item = Result<Bytes, StoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let chunk = this.chunk.get_or_insert_with(|| {
+            let (space, pin, file) = (this.space.clone(), this.pin.clone(), this.file.take());
+            let end = this.left.end.min(this.left.start + READ_CHUNK_BYTES);
+            let range = this.left.start..end;
+            Box::pin(async move {
+                let io = space.environment.io.clone();
+                io.run(move || space.read_chunk(&pin, file, range)).await
+            })
+        });
+        let outcome = ready!(chunk.as_mut().poll(context));
+        this.chunk = None;
+        Poll::Ready(Some(match outcome {
+            Ok((file, bytes)) => {
+                this.file = Some(file);
+                this.left.start += bytes.len() as u64;
+                Ok(bytes)
+            }
+            Err(error) => {
+                this.left = 0..0;
+                Err(error)
+            }
+        }))
+    }
+}
+
+impl fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobReader").field("pin", &self.pin).field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl BlobStore {
+    /// Reads a part of a blob into memory; `range` is cut at the blob's end.
+    pub async fn read(self: &Arc<Self>, pin: &BlobPin, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let range = cut(&range, pin.digest());
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let (space, pin) = (self.space.clone(), pin.clone());
+        let read = move || space.read_chunk(&pin, None, range).map(|(_, bytes)| bytes);
+        self.space.environment.io.run(read).await
+    }
+
+    /// Reads many small blobs whole, by one hop to the pool; `None` for those not here. In order.
+    pub async fn read_many(self: &Arc<Self>, digests: Vec<Digest>) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let pins: Vec<_> = digests.iter().map(|digest| self.pin(digest)).collect();
+        let space = self.space.clone();
+        let read = move || pins.into_iter().map(|pin| space.read_whole(pin)).collect();
+        self.space.environment.io.run(read).await
+    }
+
+    /// Streams a blob from `offset`, at most `limit` bytes.
+    pub fn reader(self: &Arc<Self>, pin: BlobPin, offset: u64, limit: u64) -> BlobReader {
+        let left = cut(&(offset..offset.saturating_add(limit)), pin.digest());
+        BlobReader { space: self.space.clone(), pin, left, file: None, chunk: None }
+    }
+}
+
+impl Space {
+    /// Opens the file of a blob, if it is one. Blocks.
+    pub(super) fn open_blob(self: &Arc<Self>, digest: &Digest) -> Result<File, StoreError> {
+        let key = SlotKey::Blob(*digest);
+        let file = match self.layout.open_key(&key) {
+            Err(error) if error.errno == Errno::ENOENT => return Err(StoreError::NotFound(*digest)),
+            opened => opened?,
+        };
+        let path = self.layout.locate(&key).1;
+        if file::stat(&file, &path)?.size_bytes == digest.size_bytes() {
+            Ok(file)
+        } else {
+            Err(StoreError::NotFound(*digest))
+        }
+    }
+
+    fn read_chunk(
+        self: &Arc<Self>,
+        pin: &BlobPin,
+        file: Option<Arc<File>>,
+        range: Range<u64>,
+    ) -> Result<Chunk, StoreError> {
+        let digest = pin.digest();
+        let read = || {
+            let file = file.map_or_else(|| self.open_blob(digest).map(Arc::new), Ok)?;
+            let len = usize::try_from(range.end - range.start).expect("64-bit only");
+            let mut bytes = vec![0; len];
+            match file.read_exact_at(&mut bytes, range.start) {
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    Err(StoreError::NotFound(*digest))
+                }
+                outcome => {
+                    outcome.at(Op::Read, self.layout.locate(&SlotKey::Blob(*digest)).1)?;
+                    Ok((file, bytes.into()))
+                }
+            }
+        };
+        let outcome = read();
+        if matches!(outcome, Err(StoreError::NotFound(_))) {
+            pin.lose();
+        }
+        outcome
+    }
+
+    fn read_whole(self: &Arc<Self>, pin: Option<BlobPin>) -> Result<Option<Bytes>, StoreError> {
+        let Some(pin) = pin else { return Ok(None) };
+        let size_bytes = pin.digest().size_bytes();
+        if size_bytes == 0 {
+            return Ok(Some(Bytes::new()));
+        }
+        match self.read_chunk(&pin, None, 0..size_bytes) {
+            Ok((_, bytes)) => Ok(Some(bytes)),
+            Err(StoreError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn cut(range: &Range<u64>, digest: &Digest) -> Range<u64> {
+    let size_bytes = digest.size_bytes();
+    range.start.min(size_bytes)..range.end.min(size_bytes)
+}
