@@ -47,6 +47,8 @@ enum Stage {
     /// On the pool. Kept here, so that a caller that stops waiting for a write can go on with the next one.
     Busy(BoxFuture<'static, Result<Box<Writing>, StoreError>>),
     Failed(StoreError),
+    /// In the hands of a method, or given up by the drop.
+    Taken,
 }
 
 /// What a thread of the pool works on. The order of the fields is the order of the undoing.
@@ -110,22 +112,24 @@ impl BlobWriter {
                 Err(error) => Stage::Failed(error),
             };
         }
-        let taken = Stage::Failed(StoreError::Abandoned(self.digest));
-        match std::mem::replace(&mut self.stage, taken) {
+        match std::mem::replace(&mut self.stage, Stage::Taken) {
             Stage::Idle(writing) => Ok(writing),
             Stage::Failed(error) => Err(self.fail(error)),
-            Stage::Busy(_) => unreachable!("awaited above"),
+            Stage::Busy(_) | Stage::Taken => {
+                unreachable!("awaited above, and put back before any other await")
+            }
         }
     }
 
+    /// Gives the file up; whatever is asked of the writer from here on fails in the same way.
     fn fail(&mut self, error: StoreError) -> StoreError {
-        self.discard(error.clone());
+        self.give_up(Stage::Failed(error.clone()));
         error
     }
 
-    /// Gives the file up on the pool: to free a large one takes its time.
-    fn discard(&mut self, error: StoreError) {
-        if let Stage::Idle(writing) = std::mem::replace(&mut self.stage, Stage::Failed(error)) {
+    /// Removes the file on the pool: to free a large one takes its time.
+    fn give_up(&mut self, stage: Stage) {
+        if let Stage::Idle(writing) = std::mem::replace(&mut self.stage, stage) {
             self.space.environment.io.spawn(move || drop(writing));
         }
     }
@@ -133,7 +137,7 @@ impl BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        self.discard(StoreError::Abandoned(self.digest));
+        self.give_up(Stage::Taken);
     }
 }
 

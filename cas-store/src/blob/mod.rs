@@ -78,9 +78,6 @@ pub enum StoreError {
     /// The blob is not here, or not any more.
     #[error("blob {0} is not in the store")]
     NotFound(Digest),
-    /// The writer has failed, or was left in the middle of a write, and takes no more.
-    #[error("the writing of blob {0} was given up")]
-    Abandoned(Digest),
     /// A file operation failed.
     #[error(transparent)]
     Path(#[from] PathError),
