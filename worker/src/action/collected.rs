@@ -36,9 +36,9 @@ impl Collected<'_> {
         if context.inline.stderr {
             result.stderr_raw = room.fill(&stderr).await?;
         }
-        for file in &mut result.output_files {
-            let pin = pins.iter().find(|pin| Some(pin.digest().to_wire()) == file.digest);
-            if let (true, Some(pin)) = (context.inline.output_files.contains(&file.path), pin) {
+        let wanted = &context.inline.output_files;
+        for file in result.output_files.iter_mut().filter(|file| wanted.contains(&file.path)) {
+            if let Some(pin) = pins.iter().find(|pin| Some(pin.digest().to_wire()) == file.digest) {
                 file.contents = room.fill(pin).await?;
             }
         }

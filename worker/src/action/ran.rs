@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use longshore_cas_store::blob::BlobPin;
-use longshore_cas_store::dir::PathError;
+use longshore_cas_store::dir::{OsDir, PathError};
 use nix::sys::signal::Signal;
 use tonic::Code;
 
@@ -65,8 +65,7 @@ impl<'a> Ran<'a> {
         let Self { context, outputs: declared, root, mut failure } = self;
         journal.uploading();
         let worker = context.worker;
-        let stdout = adopt_log(&context, &root, STDOUT).await?;
-        let stderr = adopt_log(&context, &root, STDERR).await?;
+        let [stdout, stderr] = adopt_logs(&context, &root).await?;
 
         let folder = ActionFolder { root: reopen(root.dir())?, path: root.path().to_owned() };
         let (store, io) = (worker.store.clone(), worker.io.clone());
@@ -86,18 +85,18 @@ impl<'a> Ran<'a> {
     }
 }
 
-async fn adopt_log(context: &Context<'_>, root: &InputRoot, name: &'static str) -> Result<BlobPin, Failure> {
+async fn adopt_logs(context: &Context<'_>, root: &InputRoot) -> Result<[BlobPin; 2], Failure> {
     let folder = reopen(root.folder())?;
     let (store, function) = (context.worker.store.clone(), context.function);
-    let adopted = context.worker.io.run(move || store.adopt(function, &folder, Path::new(name))).await;
-    match adopted {
+    let adopt = move |name| match store.adopt(function, &folder, Path::new(name)) {
         Ok((pin, _)) => Ok(pin),
         Err(error) => Err(Failure::of_store(name, &error)),
-    }
+    };
+    context.worker.io.run(move || Ok([adopt(STDOUT)?, adopt(STDERR)?])).await
 }
 
 /// A descriptor of its own for a thread of the pool.
-fn reopen(dir: &longshore_cas_store::dir::OsDir) -> Result<longshore_cas_store::dir::OsDir, PathError> {
+fn reopen(dir: &OsDir) -> Result<OsDir, PathError> {
     dir.open_sub(Path::new("."))
 }
 

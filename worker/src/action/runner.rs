@@ -127,7 +127,7 @@ fn end(journal: Journal, outcome: Result<Uploaded, Failure>) -> Executed {
     };
     match &failure {
         None => tracing::debug!(exit_code, "action completed"),
-        Some(failure) => tracing::warn!(code = ?failure.code(), "action failed: {}", failure.message()),
+        Some(failure) => tracing::info!(code = ?failure.code(), "action failed: {}", failure.message()),
     }
     let result = reapi::ActionResult { exit_code, execution_metadata: Some(metadata), ..result };
     let response = reapi::ExecuteResponse {

@@ -30,9 +30,11 @@ pub async fn collect(
         Ok::<_, CollectError>(report(inventory, pins, function, &declared))
     });
     let (mut outputs, messages) = found.await?;
-    let messages = messages.into_iter().map(|blob| (blob.digest, blob.data)).collect();
-    for stored in store.put_many(messages).await {
-        outputs.pins.push(stored?);
+    if !messages.is_empty() {
+        let messages = messages.into_iter().map(|blob| (blob.digest, blob.data)).collect();
+        for stored in store.put_many(messages).await {
+            outputs.pins.push(stored?);
+        }
     }
     Ok(outputs)
 }
