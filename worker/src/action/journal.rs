@@ -15,6 +15,9 @@ use super::{Assignment, Phase, Progress};
 use crate::materialize::InputRoot;
 use crate::run::RunOutcome;
 
+/// The most notes of one action that a client is shown.
+const NOTES_MAX: usize = 50;
+
 /// What is given back only once the result has been delivered.
 ///
 /// The action's folder, so that its removal delays nobody; the pins of the result's blobs, so that a client
@@ -106,6 +109,11 @@ impl Journal {
     /// Ends the life: the metadata of the result, and the notes as one text.
     pub(super) fn close(mut self) -> (reapi::ExecutedActionMetadata, String) {
         self.metadata.worker_completed_timestamp = Some(self.stamp());
+        let left_out = self.notes.len().saturating_sub(NOTES_MAX);
+        if left_out > 0 {
+            self.notes.truncate(NOTES_MAX);
+            self.notes.push(format!("({left_out} more)"));
+        }
         (self.metadata, self.notes.join("\n"))
     }
 

@@ -1,8 +1,8 @@
 //! The life of one action, a type a phase: `Assigned -> Prepared -> Ran -> Collected -> Uploaded`.
 //!
 //! Each phase consumes the one before it, so that nothing can be run before its inputs are there, or reported
-//! before it is stored. What an action's [`journal`](self) has seen is kept beside the phases: when one
-//! of them fails, the response still says how far the action came.
+//! before it is stored. What an action has been through is kept beside the phases, in a journal: when one of
+//! them fails, the response still says how far the action came.
 //!
 //! The module knows no scheduler: assignments come in, responses go out ([`ActionRunner::execute`]).
 

@@ -1,9 +1,9 @@
 //! Outputs: declared, found, hashed and taken into the store, never from outside the action's input root.
 //!
-//! Three steps, in that order, because taking a file in may move it away: [`find`] looks at everything that is
-//! declared and at everything below it, once an inode; [`ingest`] takes each file into the store, once; and
-//! [`assemble`] writes the messages. Paths are opened through [`reach`] alone, which never leaves the folder;
-//! [`follow`] says where a symbolic link leads, with the same bounds.
+//! Three steps, in that order, because taking a file in may move it away: `find` looks at everything that is
+//! declared and at everything below it, once an inode; `ingest` takes each file into the store, once; and
+//! `assemble` writes the messages. Paths are opened through `reach` alone, which never leaves the folder;
+//! `follow` says where a symbolic link leads, with the same bounds.
 //!
 //! The module does not know how the input root was made or what ran in it, and uploads nothing.
 

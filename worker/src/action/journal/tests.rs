@@ -116,3 +116,16 @@ fn phases_that_were_not_reached_have_no_time() {
     let (metadata, _) = journal.close();
     assert_eq!(seconds(&metadata), [Some(10), Some(20), Some(21), None, None, None, None, None, Some(22)]);
 }
+
+// An action that leaves a million sockets behind must not make a message of them.
+#[test]
+fn notes_are_bounded() {
+    let (assignment, _watcher) = assignment(10);
+    let mut journal = Journal::open(&assignment, "w", ScriptedClock::new(&[20]));
+    for number in 0..NOTES_MAX + 7 {
+        journal.note(number.to_string());
+    }
+    let (_, message) = journal.close();
+    assert_eq!(message.lines().count(), NOTES_MAX + 1);
+    assert!(message.ends_with("(7 more)"), "{message}");
+}
