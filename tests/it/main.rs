@@ -1,1 +1,18 @@
 //! Integration tests, one binary.
+
+mod architecture;
+mod life;
+mod standalone;
+
+use anyhow::{Context as _, Result, ensure};
+use longshore_proto::reapi;
+
+/// The result of an action that was executed and exited with `exit_code`.
+fn result_of(response: &reapi::ExecuteResponse, exit_code: i32) -> Result<&reapi::ActionResult> {
+    if let Some(status) = &response.status {
+        ensure!(status.code == 0, "{status:?} {}", response.message);
+    }
+    let result = response.result.as_ref().context("no result")?;
+    ensure!(result.exit_code == exit_code, "{result:?}");
+    Ok(result)
+}

@@ -1,1 +1,11 @@
-//! The test kit: a store full of trees, a running `longshore`, and clients for it.
+//! The test kit: a running `longshore`, a client for it, and input trees of every shape.
+//!
+//! What belongs here is used by more than one test. The kit asserts nothing by itself: it returns what
+//! happened, and leaves no process and no file behind when its values are dropped.
+
+pub mod action;
+pub mod client;
+pub mod longshore;
+pub mod process;
+pub mod source;
+pub mod tree;
