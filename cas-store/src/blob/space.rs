@@ -3,7 +3,7 @@
 //! Space is reserved before it is written. Above a high-water mark victims are unlinked in the background; at the
 //! limit, writers wait for the unlinking, in the order in which they came. Where no victim is left, those who
 //! hold references to things that nobody uses ([`PressureRelief`]) are asked to give them back; where they have
-//! none, the writer learns that there is no space.
+//! none, and nothing else is under way that could free space, the writer learns that there is none.
 //!
 //! *Locking*: one mutex, held for memory only, a few hundred keys at a time at most. Whoever creates, replaces or
 //! unlinks the file of a key has taken the key ([`KeyGuard`]) and is running: waiting for a key is waiting for
@@ -32,12 +32,16 @@ const HEADROOM_DIVISOR: u64 = 32;
 /// ...but never more than this.
 const HEADROOM_BYTES_MAX: u64 = 1 << 30;
 
-/// How long a writer waits for space that others are about to free.
-const SPACE_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a thread of the pool waits for others to free space before it looks again.
-const BLOCKING_LOOK: Duration = Duration::from_millis(5);
+/// How long a writer waits for space before it looks whether any can come: references that are held for the
+/// length of a call are no reason to refuse it.
+const LOOK: Duration = Duration::from_millis(250);
 /// How often it looks before it gives up.
+const LOOKS_MAX: u32 = 120;
+/// The same for a thread of the pool.
+const BLOCKING_LOOK: Duration = Duration::from_millis(5);
 const BLOCKING_LOOKS_MAX: u32 = 2_000;
+/// How many looks in a row a thread of the pool stays without hope.
+const FRUITLESS_LOOKS_MAX: u32 = 50;
 
 /// Everything the store has in common: the ledger, the layout, and who waits for what.
 #[derive(Debug)]
@@ -68,7 +72,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 struct Waiter {
     bytes: u64,
-    sender: oneshot::Sender<Result<Reservation, StoreError>>,
+    sender: oneshot::Sender<Reservation>,
 }
 
 /// Bytes that were promised and do not belong to a slot yet; they return when it is dropped.
@@ -187,13 +191,22 @@ impl Space {
             self.settle(state);
             (receiver, limit_bytes)
         };
-        if let Ok(Some(outcome)) = receiver.try_recv() {
-            return outcome;
+        if let Ok(Some(reservation)) = receiver.try_recv() {
+            return Ok(reservation);
         }
-        match select(receiver, self.environment.clock.sleep(SPACE_WAIT_MAX)).await {
-            Either::Left((outcome, _)) => outcome.expect("who waits is answered"),
-            Either::Right(((), _)) => Err(no_space(bytes, limit_bytes)),
+        for _ in 0..LOOKS_MAX {
+            match select(receiver, self.environment.clock.sleep(LOOK)).await {
+                Either::Left((granted, _)) => return Ok(granted.expect("who waits stays in the queue")),
+                Either::Right(((), unanswered)) => receiver = unanswered,
+            }
+            if !self.can_free(bytes) {
+                break;
+            }
         }
+        drop(receiver);
+        // Those who wait behind us may fit.
+        self.change(|_| ());
+        Err(no_space(bytes, limit_bytes))
     }
 
     /// Reserves `bytes` from a thread of the pool, unlinking victims itself. Blocks.
@@ -204,6 +217,7 @@ impl Space {
         if bytes > limit_bytes {
             return Err(no_space(bytes, limit_bytes));
         }
+        let mut fruitless_looks = 0;
         for _ in 0..BLOCKING_LOOKS_MAX {
             let mut state = self.lock();
             if state.reserve(bytes) {
@@ -217,18 +231,24 @@ impl Space {
                 self.unlink(victims);
                 continue;
             }
-            let is_relieved = self.relieve(bytes);
-            let mut state = self.lock();
-            if !is_relieved && state.is_hopeless() && !state.fits(bytes) {
+            fruitless_looks = if self.can_free(bytes) { 0 } else { fruitless_looks + 1 };
+            if fruitless_looks > FRUITLESS_LOOKS_MAX {
                 break;
             }
-            if state.fits(bytes) || rayon_yields(state) {
-                continue;
+            if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                self.changed.wait_for(&mut self.lock(), BLOCKING_LOOK);
             }
-            state = self.lock();
-            self.changed.wait_for(&mut state, BLOCKING_LOOK);
         }
         Err(no_space(bytes, limit_bytes))
+    }
+
+    /// Whether anything is under way that could free space, asking those who can give back references.
+    fn can_free(self: &Arc<Self>, bytes: u64) -> bool {
+        let is_relieved = self.relieve(bytes);
+        let state = self.lock();
+        let is_hopeful = is_relieved || !state.is_hopeless();
+        self.settle(state);
+        is_hopeful
     }
 
     /// Hands out what fits to those who wait, in their order, and starts the unlinking if space is short.
@@ -241,7 +261,7 @@ impl Space {
         drop(state);
         for Waiter { bytes, sender } in granted {
             // Where the caller has left, the reservation returns by being dropped.
-            drop(sender.send(Ok(Reservation { space: self.clone(), bytes })));
+            drop(sender.send(Reservation { space: self.clone(), bytes }));
         }
         if starts {
             let space = self.clone();
@@ -265,21 +285,13 @@ impl Space {
                 self.unlink(victims);
                 continue;
             }
-            let is_relieved = self.relieve(shortage);
+            self.relieve(shortage);
             let mut state = self.lock();
-            if state.ledger.has_victim() {
-                continue;
+            if !state.ledger.has_victim() {
+                // Whoever frees something later starts it again.
+                state.is_evicting = false;
+                return;
             }
-            state.is_evicting = false;
-            // Whoever frees something later lets the others go on: unlinking threads, reliefs and reservations.
-            let refused = if is_relieved || !state.is_hopeless() { None } else { state.pop_waiter() };
-            if let Some(Waiter { bytes, sender }) = refused {
-                let limit_bytes = state.ledger.limit_bytes();
-                // Those behind it may fit, or are refused in their turn.
-                self.settle(state);
-                drop(sender.send(Err(no_space(bytes, limit_bytes))));
-            }
-            return;
         }
     }
 
@@ -322,6 +334,19 @@ impl Space {
             Err(_) => state.ledger.stuck(victim.bytes),
         });
         drop(guard);
+    }
+
+    /// Waits until nothing is being written, unlinked or waited for. Blocks.
+    #[cfg(test)]
+    pub(crate) fn wait_until_quiet(&self) {
+        let mut state = self.lock();
+        let is_quiet = |state: &State| {
+            let is_still = !state.is_evicting && state.taken.is_empty() && state.queue.is_empty();
+            is_still && state.reserved_bytes == 0 && state.ledger.victims_bytes() == 0
+        };
+        while !is_quiet(&state) {
+            self.changed.wait_for(&mut state, BLOCKING_LOOK);
+        }
     }
 
     /// Forgets a slot whose file is not what it should be, and removes the file. Blocks.
@@ -396,10 +421,6 @@ impl State {
         !self.ledger.has_victim() && self.ledger.victims_bytes() == 0 && self.reserved_bytes == 0
     }
 
-    fn fits(&self, bytes: u64) -> bool {
-        bytes <= self.ledger.limit_bytes().saturating_sub(self.ledger.used_bytes())
-    }
-
     /// Makes a slot of a reservation, for an inode that is there now.
     pub(crate) fn insert(&mut self, key: SlotKey, reservation: Reservation) -> SlotId {
         let bytes = reservation.spend(self);
@@ -415,12 +436,6 @@ impl State {
     pub(crate) fn is_taken(&self, key: &SlotKey) -> bool {
         self.taken.contains(key)
     }
-}
-
-/// Runs a waiting job of the pool, if there is one, without the lock.
-fn rayon_yields(state: MutexGuard<'_, State>) -> bool {
-    drop(state);
-    rayon::yield_now() == Some(rayon::Yield::Executed)
 }
 
 /// What the ledger holds above `goal_bytes` once its victims are unlinked.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::{BlobPin, BlobStore, Recovered, StoreOptions};
 use crate::digest::{Digest, DigestFunction};
@@ -35,6 +37,50 @@ impl Clock for Tokio {
     }
 }
 
+/// A clock that stands still until it is told to go on.
+#[derive(Default)]
+pub(crate) struct ManualClock {
+    sleepers: Mutex<Vec<oneshot::Sender<()>>>,
+    slept: tokio::sync::Notify,
+}
+
+impl ManualClock {
+    /// Waits until somebody sleeps, and wakes everybody.
+    pub(crate) async fn wake_sleepers(&self) {
+        self.slept.notified().await;
+        for sleeper in self.sleepers.lock().drain(..) {
+            let _ = sleeper.send(());
+        }
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn sleep(&self, _duration: Duration) -> BoxFuture<'static, ()> {
+        let (sender, receiver) = oneshot::channel();
+        self.sleepers.lock().push(sender);
+        self.slept.notify_one();
+        Box::pin(async { receiver.await.unwrap_or(()) })
+    }
+}
+
+/// The SHA-256 digest of `data`.
+pub(crate) fn sha(data: &[u8]) -> Digest {
+    DigestFunction::Sha256.digest(data)
+}
+
+/// Bytes that look like no others.
+pub(crate) fn noise(size_bytes: usize, seed: u64) -> Bytes {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    let mut bytes = vec![0; size_bytes];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes.into()
+}
+
 /// An environment of tokio and a pool of four threads.
 pub(crate) fn environment() -> Environment {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
@@ -56,10 +102,14 @@ impl Fixture {
     }
 
     pub(crate) fn with_limit(limit_bytes: u64) -> Self {
+        Self::with_environment(limit_bytes, environment())
+    }
+
+    pub(crate) fn with_environment(limit_bytes: u64, environment: Environment) -> Self {
         let mut fixture = Self {
             limit_bytes,
             recovered: Recovered::default(),
-            environment: environment(),
+            environment,
             open: None,
             folder: tempfile::tempdir().unwrap(),
         };
@@ -109,7 +159,14 @@ impl Fixture {
 
     pub(crate) async fn put(&self, data: impl Into<Bytes>) -> BlobPin {
         let data = data.into();
-        self.store().put(DigestFunction::Sha256.digest(&data), data).await.unwrap()
+        self.store().put(sha(&data), data).await.unwrap()
+    }
+
+    /// Waits until nothing is being written or unlinked, and checks that the ledger knows what is on the disk.
+    pub(crate) fn settle(&self) {
+        self.store().space.wait_until_quiet();
+        assert_eq!(self.store().stats().size_bytes, self.disk_bytes(), "the ledger and the disk agree");
+        assert_eq!(std::fs::read_dir(self.path("scratch")).unwrap().count(), 0, "scratch is empty");
     }
 
     /// What all files of the store take on the disk, each inode once.

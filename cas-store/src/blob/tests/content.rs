@@ -1,36 +1,7 @@
-//! The promises of the store that need several of its rooms, on real files.
-
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use futures::StreamExt;
-
-use super::testing::Fixture;
 use super::*;
-use crate::digest::{Digest, DigestFunction, FileKey};
-use crate::dir::OsDir;
-
-fn sha(data: &[u8]) -> Digest {
-    DigestFunction::Sha256.digest(data)
-}
-
-fn noise(size_bytes: usize, seed: u64) -> Bytes {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    let mut bytes = vec![0; size_bytes];
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes.into()
-}
-
-async fn collect(mut reader: BlobReader) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = reader.next().await {
-        bytes.extend_from_slice(&chunk?);
-    }
-    Ok(bytes)
-}
 
 #[tokio::test]
 async fn what_goes_in_comes_out_for_every_function() {
@@ -155,84 +126,4 @@ async fn damaged_blobs_are_not_here() {
     drop(pin);
     assert_eq!(store.read(&again, 0..9000).await.unwrap(), noise(9000, 1));
     assert_eq!(store.stats().size_bytes, fixture.disk_bytes());
-}
-
-#[tokio::test]
-async fn an_executable_is_an_inode_of_its_own() {
-    let fixture = Fixture::new();
-    let store = fixture.store();
-    let work = OsDir::open(&fixture.work()).unwrap();
-    let digest = *fixture.put(noise(5000, 1)).await.digest();
-    let keys = [true, false].map(|executable| FileKey { digest, executable });
-    let pins = store.pin_tree(&[], &keys).await.unwrap();
-    for (name, executable) in [("a", true), ("b", true), ("c", false), ("d", false)] {
-        store.link(&FileKey { digest, executable }, &work, Path::new(name)).unwrap();
-    }
-    store.copy(&digest, &work, Path::new("e"), 0o640).unwrap();
-    let metadata = |name: &str| fixture.work().join(name).metadata().unwrap();
-    let inodes: std::collections::HashSet<_> = ["a", "c", "e"].map(|name| metadata(name).ino()).into();
-    assert_eq!(inodes.len(), 3);
-    assert_eq!((metadata("a").ino(), metadata("c").ino()), (metadata("b").ino(), metadata("d").ino()));
-    let mode = |name| metadata(name).permissions().mode() & 0o7777;
-    assert_eq!((mode("a"), mode("c"), mode("e")), (0o555, 0o444, 0o640));
-    for name in ["a", "c"] {
-        assert_eq!(metadata(name).modified().unwrap(), blob_mtime());
-        assert_eq!(std::fs::read(fixture.work().join(name)).unwrap(), noise(5000, 1));
-    }
-    assert_eq!(store.stats().size_bytes, fixture.disk_bytes());
-    assert_eq!(store.stats().blobs, 1, "a variant is no blob of its own");
-    let error = store.link(&keys[0], &work, Path::new("a")).unwrap_err();
-    assert!(matches!(error, StoreError::Path(error) if error.errno == Errno::EEXIST));
-    drop(pins);
-}
-
-// A kill loses nothing that was published, leaves no half, and what is not ours does not stay.
-#[tokio::test]
-async fn a_restart_finds_what_was_published() {
-    let mut fixture = Fixture::new();
-    let blob = *fixture.put(noise(5000, 1)).await.digest();
-    let key = FileKey { digest: blob, executable: true };
-    let pins = fixture.store().pin_tree(&[], &[key]).await.unwrap();
-    let work = OsDir::open(&fixture.work()).unwrap();
-    fixture.store().link(&key, &work, Path::new("tool")).unwrap();
-    drop(pins);
-    let size_bytes = fixture.store().stats().size_bytes;
-    let shard = fixture.file("blobs", &blob);
-    std::fs::write(shard.with_file_name("odd"), b"x").unwrap();
-    std::fs::write(fixture.path("scratch/left"), b"x").unwrap();
-
-    fixture.restart();
-    assert_eq!((fixture.recovered.blobs, fixture.recovered.size_bytes), (1, size_bytes));
-    assert_eq!(fixture.store().stats().size_bytes, fixture.disk_bytes());
-    assert!(!shard.with_file_name("odd").exists() && !fixture.path("scratch/left").exists());
-    let pin = fixture.store().pin(&blob).unwrap();
-    assert_eq!(fixture.store().read(&pin, 0..9999).await.unwrap(), noise(5000, 1));
-    assert_eq!(fixture.store().stats().writes, 0);
-}
-
-// After a crash of the machine no torn file is served or linked, though its name and size are right.
-#[tokio::test]
-async fn a_crash_of_the_machine_is_noticed() {
-    let mut fixture = Fixture::new();
-    let mut blobs = Vec::new();
-    for seed in 0..10 {
-        let data = noise(5000, seed);
-        for function in [DigestFunction::Sha256, DigestFunction::Blake3] {
-            let digest = function.digest(&data);
-            fixture.store().put(digest, data.clone()).await.unwrap();
-            blobs.push(digest);
-        }
-    }
-    for torn in &blobs[..3] {
-        let path = fixture.file("blobs", torn);
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, vec![0; 5000]).unwrap();
-    }
-    fixture.restart_machine();
-    assert_eq!(fixture.recovered.blobs, 17);
-    assert_eq!(fixture.store().find_missing(&blobs), blobs[..3]);
-    assert_eq!(fixture.store().stats().size_bytes, fixture.disk_bytes());
-    fixture.root().vouch().unwrap();
-    fixture.restart();
-    assert_eq!(fixture.root().trust(), crate::root::Trust::Trusted);
 }

@@ -1,0 +1,219 @@
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::super::testing::{ManualClock, environment};
+use super::*;
+
+/// What most blobs here take on a disk of 4 KiB blocks.
+const BLOB_BYTES: u64 = 8 << 10;
+
+fn is_full(outcome: &Result<BlobPin, StoreError>) -> bool {
+    matches!(outcome, Err(StoreError::NoSpace { .. }))
+}
+
+async fn put(store: &Arc<BlobStore>, seed: u64) -> Result<BlobPin, StoreError> {
+    let data = noise(8000, seed);
+    store.put(sha(&data), data).await
+}
+
+#[tokio::test]
+async fn the_disk_never_holds_more_than_the_limit() {
+    let limit_bytes = 10 * BLOB_BYTES;
+    let fixture = Fixture::with_limit(limit_bytes);
+    let store = fixture.store();
+    for seed in 0..100 {
+        drop(put(&store, seed).await.unwrap());
+        // Nobody but us writes: what the walk finds was there at once.
+        assert!(fixture.disk_bytes() <= limit_bytes, "after {seed} blobs");
+        assert!(store.stats().size_bytes <= limit_bytes);
+        assert!(store.pin(&sha(&noise(8000, seed))).is_some(), "the newest is not the victim");
+    }
+    assert!(store.stats().evictions >= 90);
+    fixture.settle();
+}
+
+#[tokio::test]
+async fn what_was_used_longest_ago_goes_first() {
+    let fixture = Fixture::with_limit(32 * BLOB_BYTES);
+    let store = fixture.store();
+    let digests: Vec<_> = (0..32).map(|seed| sha(&noise(8000, seed))).collect();
+    for seed in 0..30 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    assert!(store.find_missing(&digests[..5]).is_empty(), "asking for them marks them as used");
+    drop(store.pin(&digests[5]));
+    for seed in 30..40 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    fixture.settle();
+    assert!(store.find_missing(&digests[..6]).is_empty());
+    assert_eq!(store.find_missing(&digests[6..12]), digests[6..12]);
+}
+
+#[tokio::test]
+async fn what_is_referred_to_stays() {
+    let fixture = Fixture::with_limit(8 * BLOB_BYTES);
+    let store = fixture.store();
+    let pinned = put(&store, 0).await.unwrap();
+    let second = pinned.clone();
+    let held: Vec<_> = vec![*put(&store, 1).await.unwrap().digest(), *put(&store, 2).await.unwrap().digest()];
+    let pins = store.pin_all(&held).unwrap();
+    drop(pinned);
+    for seed in 10..50 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    assert_eq!(store.read(&second, 0..8000).await.unwrap(), noise(8000, 0));
+    assert!(store.find_missing(&held).is_empty());
+    drop((second, pins));
+    for seed in 50..70 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    assert_eq!(store.find_missing(&held), held, "with the last reference they are blobs like any other");
+    fixture.settle();
+}
+
+#[tokio::test]
+async fn a_store_full_of_things_in_use_has_no_space() {
+    let fixture = Fixture::with_limit(4 * BLOB_BYTES);
+    let store = fixture.store();
+    let mut pins: Vec<_> = Vec::new();
+    for seed in 0..4 {
+        pins.push(put(&store, seed).await.unwrap());
+    }
+    assert!(is_full(&put(&store, 4).await));
+    assert!(matches!(store.charge(1).await, Err(StoreError::NoSpace { .. })));
+    let too_large = noise(40_000, 1);
+    assert!(is_full(&store.put(sha(&too_large), too_large).await), "larger than everything");
+    let outcomes =
+        store.put_many((5..7).map(|seed| (sha(&noise(8000, seed)), noise(8000, seed))).collect()).await;
+    assert!(outcomes.iter().all(is_full));
+    pins.pop();
+    drop(put(&store, 4).await.unwrap());
+    fixture.settle();
+}
+
+// A batch that does not fit as a whole is no failure of those blobs that do.
+#[tokio::test]
+async fn a_batch_that_is_too_much_at_once_is_stored_bit_by_bit() {
+    let fixture = Fixture::with_limit(4 * BLOB_BYTES);
+    let blobs = (0..6).map(|seed| (sha(&noise(8000, seed)), noise(8000, seed))).collect();
+    let stored = fixture.store().put_many(blobs).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(stored, 4, "each outcome is a pin: those that fit");
+    fixture.settle();
+}
+
+#[tokio::test]
+async fn space_that_is_reserved_is_waited_for() {
+    let fixture = Fixture::with_limit(4 * BLOB_BYTES);
+    let store = fixture.store();
+    let large = noise(24_000, 1);
+    let Ingest::Write(mut writer) = store.ingest(sha(&large)).await.unwrap() else { panic!("present") };
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.charge(2 * BLOB_BYTES).await }
+    });
+    writer.write(large).await.unwrap();
+    drop(writer.finish().await.unwrap());
+    let charge = waiting.await.unwrap().unwrap();
+    assert_eq!(store.stats().blobs, 0, "it had to go");
+    drop(charge);
+    fixture.settle();
+}
+
+#[tokio::test]
+async fn nobody_waits_for_space_forever() {
+    let clock = Arc::new(ManualClock::default());
+    let environment = Environment { clock: clock.clone(), ..environment() };
+    let fixture = Fixture::with_environment(4 * BLOB_BYTES, environment);
+    let store = fixture.store();
+    let Ingest::Write(writer) = store.ingest(sha(&noise(30_000, 1))).await.unwrap() else {
+        panic!("present")
+    };
+    let mut waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.charge(2 * BLOB_BYTES).await.map(drop) }
+    });
+    // As long as the writer lives there is hope; it is not endless.
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut waiting => break outcome.unwrap(),
+            () = clock.wake_sleepers() => {}
+        }
+    };
+    assert!(matches!(outcome, Err(StoreError::NoSpace { .. })));
+    drop(writer);
+    fixture.settle();
+    store.charge(4 * BLOB_BYTES).await.unwrap();
+}
+
+/// Things that nobody uses, each with references; given back one at a time, and later.
+#[derive(Default)]
+struct Idle {
+    pins: Mutex<Vec<BlobPins>>,
+    asked: Mutex<u64>,
+}
+
+impl PressureRelief for Arc<Idle> {
+    fn relieve(&self, _bytes: u64) -> bool {
+        *self.asked.lock() += 1;
+        let given = self.pins.lock().pop();
+        let is_begun = given.is_some();
+        std::thread::spawn(move || drop(given));
+        is_begun
+    }
+}
+
+fn hold_everything(fixture: &Fixture, seeds: std::ops::Range<u64>) -> (Arc<Idle>, Arc<dyn PressureRelief>) {
+    let idle = Arc::new(Idle::default());
+    for seed in seeds {
+        idle.pins.lock().push(fixture.store().pin_all(&[sha(&noise(8000, seed))]).unwrap());
+    }
+    let relief: Arc<dyn PressureRelief> = Arc::new(idle.clone());
+    fixture.store().on_pressure(Arc::downgrade(&relief));
+    (idle, relief)
+}
+
+// Idle trees hold references on all blobs: a writer that finds no victim gets theirs, as many as it takes.
+#[tokio::test]
+async fn idle_holders_are_asked_before_a_writer_is_refused() {
+    let fixture = Fixture::with_limit(8 * BLOB_BYTES);
+    let store = fixture.store();
+    for seed in 0..8 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    fixture.settle();
+    let held: Vec<_> = (0..8).filter(|&seed| store.pin(&sha(&noise(8000, seed))).is_some()).collect();
+    let (idle, _relief) = hold_everything(&fixture, held[0]..8);
+    let large = noise(40_000, 99);
+    drop(store.put(sha(&large), large).await.unwrap());
+    assert!(*idle.asked.lock() > 0);
+    idle.pins.lock().clear();
+
+    let everything: Vec<_> = (100..107).collect();
+    for &seed in &everything {
+        drop(put(&store, seed).await.unwrap());
+    }
+    fixture.settle();
+}
+
+// A thread of the pool that needs space must not wait for jobs that only it could run.
+#[tokio::test]
+async fn adoption_makes_room_by_itself() {
+    let fixture = Fixture::with_limit(4 * BLOB_BYTES);
+    let store = fixture.store();
+    let work = Arc::new(OsDir::open(&fixture.work()).unwrap());
+    for seed in 0..12 {
+        std::fs::write(fixture.work().join("output"), noise(8000, seed)).unwrap();
+        let (store, work) = (store.clone(), work.clone());
+        let adopt =
+            move || store.adopt(DigestFunction::Sha256, &*work, "output".as_ref()).map(|(_, how)| how);
+        assert_eq!(fixture.environment.io.run(adopt).await.unwrap(), Adopted::Moved);
+        assert!(fixture.disk_bytes() <= 4 * BLOB_BYTES);
+    }
+    let _charge = store.charge(4 * BLOB_BYTES).await.unwrap();
+    std::fs::write(fixture.work().join("output"), noise(8000, 99)).unwrap();
+    let adopt = move || store.adopt(DigestFunction::Sha256, &*work, "output".as_ref());
+    let outcome = fixture.environment.io.run(adopt).await;
+    assert!(matches!(outcome, Err(StoreError::NoSpace { .. })));
+}
