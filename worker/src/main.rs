@@ -1,3 +1,5 @@
 //! The `longshore` binary: wiring, nothing else.
 
-fn main() {}
+fn main() {
+    longshore_worker::run::run_if_helper();
+}

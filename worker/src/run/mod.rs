@@ -1,5 +1,21 @@
 //! Running commands: a helper process that starts, bounds, kills and reaps them.
 
+//!
+//! Longshore never forks an action itself: a multi-threaded process that forks leaks descriptors into children.
+//! The [`Spawner`] asks a single-threaded helper process, which forks one *keeper* a command; the keeper starts,
+//! bounds, kills and reaps it with everything that descends from it, and reports when nothing is left alive. That
+//! report is the proof that nobody can still write the command's outputs. It all ends with longshore: a keeper
+//! whose socket closes kills what it keeps.
+
+mod child;
+mod helper;
+mod identity;
+mod keeper;
+mod kill;
+mod spawner;
+mod sys;
+mod wire;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,6 +23,13 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+
+pub use helper::run_if_helper;
+pub use identity::{Cover, DEFAULT_ACTION_USER, Identity};
+pub use spawner::{Spawner, SpawnerOptions};
+
+/// Where a program without a slash is looked up if the Command sets no `PATH`. The action does not see it.
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Runs one command to its end, whatever that is.
 pub trait Runner: Send + Sync + 'static {

@@ -1,0 +1,170 @@
+//! Longshore's side: asks the helper to run commands and awaits the reports.
+
+use std::fs::File;
+use std::io::{IoSlice, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use futures::future::BoxFuture;
+use longshore_cas_store::dir::Owner;
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
+};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+use super::helper::{HELPER_ARGUMENT, READY};
+use super::identity::Identity;
+use super::wire::{Report, Spec, Stage};
+use super::{RunError, RunOutcome, RunSpec, Runner};
+
+/// How the helper is started.
+#[derive(Clone, Debug)]
+pub struct SpawnerOptions {
+    /// The program that becomes the helper: one whose `main` calls [`super::run_if_helper`] first.
+    pub program: PathBuf,
+    /// Who commands run as.
+    pub identity: Identity,
+}
+
+impl SpawnerOptions {
+    /// This very program, started once more.
+    pub fn this_program(identity: Identity) -> Self {
+        Self { program: PathBuf::from("/proc/self/exe"), identity }
+    }
+}
+
+/// Runs commands through the helper process, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Spawner {
+    socket: OwnedFd,
+    owner: Option<Owner>,
+    helper: Child,
+}
+
+impl Spawner {
+    /// Starts the helper and waits until it is ready.
+    ///
+    /// Call it before raising resource limits: commands get those that the helper is started with.
+    pub fn start(options: &SpawnerOptions) -> Result<Self, RunError> {
+        let at = |stage: &'static str| {
+            move |errno| RunError::Start { stage: format!("helper process: {stage}"), errno }
+        };
+        let (socket, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(at("make a socket"))?;
+        let mut command = Command::new(&options.program);
+        command.arg(HELPER_ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
+        if let Some(cover) = options.identity.cover() {
+            command.arg(&cover.ancestor).arg(&cover.work);
+        }
+        let helper = command.spawn().map_err(|error| at("start")(errno_of(&error)))?;
+        let owner = options.identity.owner();
+        let spawner = Self { socket, owner, helper };
+        // The command holds the helper's end; the answer below would not see its death otherwise.
+        drop(command);
+        let mut answer = [0; READY.len()];
+        let len =
+            recv(spawner.socket.as_raw_fd(), &mut answer, MsgFlags::empty()).map_err(at("hear from it"))?;
+        if answer.get(..len) == Some(READY) { Ok(spawner) } else { Err(at("get ready")(Errno::EPIPE)) }
+    }
+
+    /// The process id of the helper.
+    pub fn helper_pid(&self) -> u32 {
+        self.helper.id()
+    }
+
+    /// Hands a command to the helper; the answer comes on the socket that is returned.
+    fn submit(&self, spec: &Spec, stdout: &File, stderr: &File) -> Result<UnixStream, (Stage, Errno)> {
+        let at = |errno| (Stage::Prepare, errno);
+        let memory = memfd_create("longshore-spec", MFdFlags::MFD_CLOEXEC).map_err(at)?;
+        let mut memory = File::from(memory);
+        memory.write_all(&spec.encode()).map_err(|error| at(errno_of(&error)))?;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).map_err(at)?;
+        let fds = [theirs.as_raw_fd(), memory.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
+        let parts = [IoSlice::new(b"r")];
+        let control = [ControlMessage::ScmRights(&fds)];
+        // The helper reads at once, so this does not wait for long even when its queue is full.
+        sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)
+            .map_err(at)?;
+        let ours = std::os::unix::net::UnixStream::from(ours);
+        ours.set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(ours))
+            .map_err(|error| at(errno_of(&error)))
+    }
+}
+
+impl Drop for Spawner {
+    /// Lets the helper see the end of its socket, and waits until it has killed what still runs.
+    fn drop(&mut self) {
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        let _ = self.helper.wait();
+    }
+}
+
+impl Runner for Spawner {
+    fn run(
+        &self,
+        spec: RunSpec,
+        cancelled: CancellationToken,
+    ) -> BoxFuture<'_, Result<RunOutcome, RunError>> {
+        Box::pin(async move {
+            let RunSpec { arguments, environment, working_directory, stdout, stderr, timeout } = spec;
+            let spec = Spec { arguments, environment, working_directory, timeout, owner: self.owner };
+            let submitted = self.submit(&spec, &stdout, &stderr);
+            // Only the command may hold them now: their end is the end of writing.
+            drop((stdout, stderr));
+            let mut socket = submitted.map_err(|(stage, errno)| start_error(&spec, stage, errno))?;
+            let bytes = await_report(&mut socket, cancelled).await;
+            match Report::decode(&bytes) {
+                Some(Report::Ended(outcome)) => Ok(outcome),
+                Some(Report::Failed(stage, errno)) => Err(start_error(&spec, stage, errno)),
+                None => Err(RunError::Lost("its keeper ended without a report".to_owned())),
+            }
+        })
+    }
+}
+
+/// Reads to the end of the socket; `cancelled` closes our half, which the keeper takes for the order to kill.
+async fn await_report(socket: &mut UnixStream, cancelled: CancellationToken) -> Vec<u8> {
+    use tokio::io::AsyncWriteExt as _;
+    let (mut reader, mut writer) = socket.split();
+    let mut bytes = Vec::new();
+    let read = reader.read_to_end(&mut bytes);
+    tokio::pin!(read);
+    tokio::select! {
+        // What was read is in `bytes`; an error leaves it short, which no report is.
+        _ = &mut read => return bytes,
+        () = cancelled.cancelled() => {
+            let _ = writer.shutdown().await;
+        }
+    }
+    let _ = read.await;
+    bytes
+}
+
+fn start_error(spec: &Spec, stage: Stage, errno: Errno) -> RunError {
+    let program =
+        || spec.arguments.first().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    match (stage, errno) {
+        (Stage::Execute, Errno::E2BIG) => RunError::TooLong(
+            spec.arguments.iter().chain(&spec.environment).map(|text| text.as_bytes_with_nul().len()).sum(),
+        ),
+        // The machine's fault, not the program's.
+        (
+            Stage::Execute,
+            Errno::ENOMEM | Errno::EAGAIN | Errno::EIO | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY,
+        ) => RunError::Start { stage: stage.describe().to_owned(), errno },
+        (Stage::Execute, _) => RunError::Program { program: program(), reason: errno.desc().to_owned() },
+        (_, _) => RunError::Start { stage: stage.describe().to_owned(), errno },
+    }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
