@@ -7,6 +7,7 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work=$repo/target/tests
+mkdir -p "$work"
 # How long a longshore may take until it listens, and a Bazel command until it is given up.
 longshore_start_s_max=30
 bazel_s_max=${BAZEL_S_MAX:-1500}
@@ -64,7 +65,6 @@ END
 
 # scratch: a new folder, in $scratch, and its removal at exit.
 scratch() {
-  mkdir -p "$work"
   scratch=$(mktemp -d "$work/${1:-run}.XXXXXX")
   # Actions may run as another user, who has to be able to walk to their folders.
   chmod 755 "$scratch"
