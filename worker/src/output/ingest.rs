@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use longshore_cas_store::blob::{BlobPin, BlobStore, StoreError};
+use longshore_cas_store::blob::{BlobPin, BlobStore};
 use longshore_cas_store::digest::DigestFunction;
-use longshore_cas_store::dir::{Dir as _, OsDir};
+use longshore_cas_store::dir::OsDir;
 use rayon::prelude::*;
 
 use super::CollectError;
 use super::find::FoundFile;
 use super::reach::{reach, unlocking};
-
-/// The permission to read, for the owner.
-const OWNER_READ: u32 = 0o400;
 
 /// Takes `files` into the store; their pins in the same order. Blocks; call on the pool.
 ///
@@ -31,25 +28,15 @@ pub(super) fn ingest(
     }
     let ingest_folder = |(parent, indexes): (&Path, Vec<usize>)| {
         let dir = reach(root, parent)?;
-        let ingest_one = |index: usize| Ok((index, adopt(&dir, &files[index], function, store)?));
+        let ingest_one = |index: usize| {
+            let name = Path::new(&files[index].name);
+            let (pin, _) = unlocking(&dir, |dir| store.adopt(function, dir, name))?;
+            Ok((index, pin))
+        };
         indexes.into_par_iter().map(ingest_one).collect::<Result<Vec<_>, CollectError>>()
     };
     let folders = by_parent.into_par_iter().map(ingest_folder).collect::<Result<Vec<_>, CollectError>>()?;
     let mut pins: Vec<_> = folders.into_iter().flatten().collect();
     pins.sort_unstable_by_key(|(index, _)| *index);
     Ok(pins.into_iter().map(|(_, pin)| pin).collect())
-}
-
-fn adopt(
-    dir: &OsDir,
-    file: &FoundFile,
-    function: DigestFunction,
-    store: &Arc<BlobStore>,
-) -> Result<BlobPin, StoreError> {
-    let name = Path::new(&file.name);
-    if file.stat.mode & OWNER_READ == 0 {
-        unlocking(dir, |dir| dir.set_mode(name, file.stat.mode | OWNER_READ))?;
-    }
-    let (pin, _) = unlocking(dir, |dir| store.adopt(function, dir, name))?;
-    Ok(pin)
 }
