@@ -96,7 +96,7 @@ impl Space {
         let guard = self.take_key(slot_key);
         // Kept from eviction while its file is replaced.
         let known = self.lock().ledger.pin(&slot_key);
-        let replaced = temporary.replace(&slot_key).map_err(&full);
+        let replaced = temporary.publish(&slot_key).map_err(&full);
         let returned = self.change(|state| {
             let (id, returned) = match (known, &replaced) {
                 (Some(id), Ok(())) => {

@@ -57,7 +57,7 @@ impl BlobStore {
             return Ok((BlobPin::of_empty(Digest::empty(function)), Adopted::Present));
         }
         if source.is_ours_alone() && file::lease(&source.file).is_ok() {
-            let digest = hash_file(function, &source.file, name)?;
+            let digest = hash_file(function, &source.file, source.stat.size_bytes, name)?;
             if source.is_unchanged(&digest)
                 && let Some(adopted) = self.move_in(digest, &source)?
             {
@@ -117,7 +117,7 @@ impl BlobStore {
         let digest = if file::reflink(&source.file, temporary.file()) {
             // It may have grown since its size was taken, beyond what is reserved.
             temporary.file().set_len(size_bytes).at(Op::Write, source.name)?;
-            hash_file(function, &temporary.open_for_reading()?, source.name)?
+            hash_file(function, &temporary.open_for_reading()?, size_bytes, source.name)?
         } else {
             source.file.rewind().at(Op::Read, source.name)?;
             hash_into(function, &source.file, size_bytes, &mut temporary.file(), source.name)

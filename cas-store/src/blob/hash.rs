@@ -8,11 +8,16 @@ use crate::digest::{Digest, DigestFunction};
 use crate::dir::{Op, PathError, PathErrorExt};
 
 /// What is read at once.
-const BUFFER_BYTES: usize = 256 << 10;
+const BUFFER_BYTES_MAX: u64 = 256 << 10;
 
-/// The digest of a file from its position to its end. Blocks.
-pub(super) fn hash_file(function: DigestFunction, file: &File, path: &Path) -> Result<Digest, PathError> {
-    hash_into(function, file, u64::MAX, &mut std::io::sink(), path)
+/// The digest of the first `size_bytes` of a file, from its position on. Blocks.
+pub(super) fn hash_file(
+    function: DigestFunction,
+    file: &File,
+    size_bytes: u64,
+    path: &Path,
+) -> Result<Digest, PathError> {
+    hash_into(function, file, size_bytes, &mut std::io::sink(), path)
 }
 
 /// Copies at most `size_bytes` from a file's position on; the digest is that of the bytes copied. Blocks.
@@ -24,7 +29,8 @@ pub(super) fn hash_into(
     path: &Path,
 ) -> Result<Digest, PathError> {
     let mut hasher = function.hasher();
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let buffer_bytes = usize::try_from(size_bytes.min(BUFFER_BYTES_MAX)).expect("at most the maximum");
+    let mut buffer = vec![0; buffer_bytes.max(1)];
     let mut from = file.take(size_bytes);
     loop {
         let read = match from.read(&mut buffer) {

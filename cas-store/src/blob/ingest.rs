@@ -194,10 +194,8 @@ impl Space {
         if let Some(id) = present {
             return Ok(BlobPin::of_slot(self.clone(), digest, id));
         }
-        if !temporary.publish(&key).map_err(&full)? {
-            // A file that the ledger does not know was never verified.
-            temporary.replace(&key).map_err(&full)?;
-        }
+        // Over a file that the ledger does not know, if there is one: it was never verified.
+        temporary.publish(&key).map_err(&full)?;
         let id = self.change(|state| state.insert(key, reservation));
         drop(guard);
         self.writes.fetch_add(1, Ordering::Relaxed);

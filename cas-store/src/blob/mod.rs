@@ -43,9 +43,9 @@ pub use pin::{BlobPin, BlobPins, Charge, PinTreeError};
 pub use read::{BlobReader, READ_CHUNK_BYTES};
 
 use crate::digest::Digest;
-use crate::dir::PathError;
+use crate::dir::{Dir, PathError};
 use crate::io::Environment;
-use crate::root::StoreRoot;
+use crate::root::{StoreRoot, Trust};
 use layout::Layout;
 use space::Space;
 
@@ -137,8 +137,17 @@ impl BlobStore {
         options: StoreOptions,
         environment: Environment,
     ) -> Result<(Arc<Self>, Recovered), StoreError> {
-        let space = Space::new(Layout::open(root.dir())?, options.size_bytes_max, environment);
-        let recovered = recover::recover(&space, root.trust())?;
+        Self::open_in(root.dir(), root.trust(), options, environment)
+    }
+
+    fn open_in(
+        root: &dyn Dir,
+        trust: Trust,
+        options: StoreOptions,
+        environment: Environment,
+    ) -> Result<(Arc<Self>, Recovered), StoreError> {
+        let space = Space::new(Layout::open(root)?, options.size_bytes_max, environment);
+        let recovered = recover::recover(&space, trust)?;
         Ok((Arc::new(Self { space }), recovered))
     }
 

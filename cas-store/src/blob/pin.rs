@@ -199,19 +199,28 @@ impl BlobStore {
         let total_bytes = absent.iter().map(disk_bytes).fold(0, u64::saturating_add);
         let mut reservation = self.space.reserve(total_bytes).await?;
         for key in absent {
-            // One that is being evicted is gone from the ledger before its file is gone from the disk.
-            if self.space.lock().is_taken(&key) {
-                let space = self.space.clone();
-                self.space.environment.io.run(move || drop(space.take_key(key))).await;
-            }
             let part = reservation.split(disk_bytes(&key));
-            let id = self.space.change(|state| match state.ledger.pin_planned(&key) {
-                Some(id) => Err((id, part)),
-                None => Ok(state.plan(key, part)),
-            });
-            pins.slots.push(id.unwrap_or_else(|(id, _returned)| id));
+            pins.slots.push(self.plan(key, part).await);
         }
         Ok(())
+    }
+
+    /// Refers to a variant, which is planned unless somebody else was faster.
+    async fn plan(&self, key: SlotKey, mut reservation: Reservation) -> SlotId {
+        loop {
+            let planned = self.space.change(|state| match state.ledger.pin_planned(&key) {
+                Some(id) => Ok((id, Some(reservation))),
+                // Gone from the ledger, and perhaps not from the disk yet.
+                None if state.is_taken(&key) => Err(reservation),
+                None => Ok((state.plan(key, reservation), None)),
+            });
+            match planned {
+                Ok((id, _returned)) => return id,
+                Err(unspent) => reservation = unspent,
+            }
+            let space = self.space.clone();
+            self.space.environment.io.run(move || drop(space.take_key(key))).await;
+        }
     }
 }
 

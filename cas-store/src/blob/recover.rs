@@ -15,7 +15,7 @@ use super::layout::{Layout, parse_blob_name, parse_record_name};
 use super::ledger::SlotKey;
 use super::space::Space;
 use crate::digest::DigestFunction;
-use crate::dir::{Dir, DirEntry, FileKind, PathError};
+use crate::dir::{Dir, DirEntry, FileKind, PathError, file};
 use crate::root::Trust;
 
 /// A file that was found, and what it takes on the disk.
@@ -113,8 +113,15 @@ fn verify(layout: &Layout, found: &[Found]) -> Vec<Found> {
         let (SlotKey::Blob(digest) | SlotKey::Variant(digest)) = found.key else { return true };
         let path = layout.locate(&found.key).1;
         let opened = layout.open_key(&found.key);
-        let hashed = opened.and_then(|file| hash_file(digest.function(), &file, &path));
-        if hashed.as_ref() == Ok(&digest) {
+        let hashed = opened.and_then(|file| {
+            let size_bytes = file::stat(&file, &path)?.size_bytes;
+            if size_bytes == digest.size_bytes() {
+                hash_file(digest.function(), &file, size_bytes, &path).map(Some)
+            } else {
+                Ok(None)
+            }
+        });
+        if hashed == Ok(Some(digest)) {
             return true;
         }
         tracing::warn!(?digest, "a file is damaged and is dropped");

@@ -54,29 +54,15 @@ impl Temporary {
         }
     }
 
-    /// Gives the file its name in the store; whether that was free.
-    pub(crate) fn publish(&mut self, key: &SlotKey) -> Result<bool, PathError> {
-        let (path, layout) = (self.layout.locate(key).1, self.layout.clone());
-        file::set_mtime(&self.file, blob_mtime(), &path)?;
-        let outcome = match &self.name {
-            None => layout.in_shard(key, |dir, path| dir.link_file(&self.file, path)),
-            Some(name) => layout.in_shard(key, |dir, path| layout.scratch().rename_new(name, dir, path)),
-        };
-        match outcome {
-            Ok(()) => {
-                self.name = None;
-                Ok(true)
-            }
-            Err(error) if error.errno == Errno::EEXIST => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Gives the file its name in the store, in the place of whatever has it.
-    pub(crate) fn replace(&mut self, key: &SlotKey) -> Result<(), PathError> {
-        let (path, layout) = (self.layout.locate(key).1, self.layout.clone());
-        file::set_mtime(&self.file, blob_mtime(), &path)?;
+    /// Gives the file its name in the store, in the place of whatever has it. The caller has taken the key.
+    pub(crate) fn publish(&mut self, key: &SlotKey) -> Result<(), PathError> {
+        let layout = self.layout.clone();
+        file::set_mtime(&self.file, blob_mtime(), &layout.locate(key).1)?;
         if self.name.is_none() {
+            match layout.in_shard(key, |dir, path| dir.link_file(&self.file, path)) {
+                Err(error) if error.errno == Errno::EEXIST => {}
+                outcome => return outcome,
+            }
             // Only a name can be renamed over another.
             let name = layout.temporary_name();
             layout.scratch().link_file(&self.file, &name)?;

@@ -1,5 +1,7 @@
 //! A store in a folder of its own, for the tests of this crate.
 
+mod faults;
+
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+
+use faults::{Faults, FaultyDir};
 
 use super::{BlobPin, BlobStore, Recovered, StoreOptions};
 use crate::digest::{Digest, DigestFunction};
@@ -92,6 +96,7 @@ pub(crate) struct Fixture {
     pub(crate) limit_bytes: u64,
     pub(crate) recovered: Recovered,
     pub(crate) environment: Environment,
+    pub(crate) faults: Arc<Faults>,
     open: Option<(StoreRoot, Arc<BlobStore>)>,
     folder: tempfile::TempDir,
 }
@@ -110,6 +115,7 @@ impl Fixture {
             limit_bytes,
             recovered: Recovered::default(),
             environment,
+            faults: Arc::default(),
             open: None,
             folder: tempfile::tempdir().unwrap(),
         };
@@ -122,7 +128,9 @@ impl Fixture {
         self.open = None;
         let root = StoreRoot::claim(&self.path("")).unwrap();
         let options = StoreOptions { size_bytes_max: self.limit_bytes };
-        let (store, recovered) = BlobStore::open(&root, options, self.environment.clone()).unwrap();
+        let dir = FaultyDir::new(root.path(), self.faults.clone());
+        let (store, recovered) =
+            BlobStore::open_in(&dir, root.trust(), options, self.environment.clone()).unwrap();
         self.recovered = recovered;
         self.open = Some((root, store));
     }

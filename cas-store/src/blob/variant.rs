@@ -125,7 +125,7 @@ impl Space {
             outcome => return Ok(outcome?),
         }
         let mut copy = self.copy_of(&key, &digest, mode)?;
-        copy.replace(&key).map_err(StoreError::on_write(digest.size_bytes()))?;
+        copy.publish(&key).map_err(StoreError::on_write(digest.size_bytes()))?;
         // The old inode stays on the disk as long as the trees that link to it.
         self.change(|state| match state.ledger.pin(&key) {
             Some(id) => {

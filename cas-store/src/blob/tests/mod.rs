@@ -3,6 +3,7 @@
 mod adopt;
 mod content;
 mod evict;
+mod faults;
 mod ingest;
 mod link;
 mod recover;

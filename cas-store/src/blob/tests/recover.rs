@@ -50,5 +50,5 @@ async fn a_crash_of_the_machine_is_noticed() {
     assert_eq!(fixture.store().stats().size_bytes, fixture.disk_bytes());
     fixture.root().vouch().unwrap();
     fixture.restart();
-    assert_eq!(fixture.root().trust(), crate::root::Trust::Trusted);
+    assert_eq!(fixture.root().trust(), Trust::Trusted);
 }

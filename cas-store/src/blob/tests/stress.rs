@@ -71,7 +71,7 @@ async fn step(store: &Arc<BlobStore>, work: &OsDir, dice: &mut Dice, name: &str)
 
 fn store_path(work: &OsDir, name: &str) -> PathBuf {
     use std::os::fd::AsRawFd;
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", crate::dir::Dir::fd(work).as_raw_fd()))
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", Dir::fd(work).as_raw_fd()))
 }
 
 // Whatever happens at once, in a store that is always full: no byte is wrong, none is lost count of, and none is
