@@ -1,15 +1,13 @@
 //! How blobs come in: hashed while they are written, visible only when they are right.
 //!
 //! An ingest holds a [`Ticket`] (nobody else writes the digest), a [`Reservation`] (its bytes fit) and a
-//! [`Temporary`] (nobody sees it). Dropped at any point, it returns all three, in the reverse order; whatever a
-//! thread of the pool is doing then runs to its end first.
+//! [`Temporary`] (nobody sees it). Dropped at any point, it returns all three; whatever a thread of the pool is
+//! doing then runs to its end first.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::flight::{Admission, Ticket};
@@ -17,11 +15,9 @@ use super::layout::BLOB_MODE;
 use super::ledger::SlotKey;
 use super::space::{Reservation, Space};
 use super::temporary::Temporary;
+use super::writer::BlobWriter;
 use super::{BlobPin, BlobStore, StoreError};
-use crate::digest::{Digest, Hasher};
-
-/// What is gathered in memory before a thread of the pool is bothered with it.
-const WRITE_BYTES: usize = 256 << 10;
+use crate::digest::Digest;
 
 /// How an ingest begins.
 #[derive(Debug)]
@@ -30,153 +26,6 @@ pub enum Ingest {
     Present(BlobPin),
     /// It is not: write it.
     Write(BlobWriter),
-}
-
-/// A blob being written; dropped unfinished, it leaves nothing behind.
-pub struct BlobWriter {
-    space: Arc<Space>,
-    digest: Digest,
-    written_bytes: u64,
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
-    stage: Stage,
-}
-
-enum Stage {
-    Idle(Box<Writing>),
-    /// On the pool. Kept here, so that a caller that stops waiting for a write can go on with the next one.
-    Busy(BoxFuture<'static, Result<Box<Writing>, StoreError>>),
-    Failed(StoreError),
-    /// In the hands of a method, or given up by the drop.
-    Taken,
-}
-
-/// What a thread of the pool works on. The order of the fields is the order of the undoing.
-struct Writing {
-    temporary: Option<Temporary>,
-    reservation: Reservation,
-    ticket: Ticket,
-    hasher: Hasher,
-    digest: Digest,
-    space: Arc<Space>,
-}
-
-impl BlobWriter {
-    /// The number of bytes written.
-    pub fn written_bytes(&self) -> u64 {
-        self.written_bytes
-    }
-
-    /// Appends `data`. Fails at once when it is more than the digest's size.
-    pub async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
-        if data.len() as u64 > self.digest.size_bytes() - self.written_bytes {
-            let found = format!("more than {} bytes", self.digest.size_bytes());
-            return Err(self.fail(StoreError::Mismatch { expected: self.digest, found }));
-        }
-        self.written_bytes += data.len() as u64;
-        self.pending_bytes += data.len();
-        self.pending.push(data);
-        if self.pending_bytes < WRITE_BYTES {
-            return Ok(());
-        }
-        let mut writing = self.idle().await?;
-        self.pending_bytes = 0;
-        let chunks = std::mem::take(&mut self.pending);
-        let io = self.space.environment.io.clone();
-        self.stage =
-            Stage::Busy(Box::pin(
-                async move { io.run(move || writing.append(&chunks).map(|()| writing)).await },
-            ));
-        self.idle().await.map(|writing| self.stage = Stage::Idle(writing))
-    }
-
-    /// Verifies length and hash, and makes the blob visible.
-    pub async fn finish(mut self) -> Result<BlobPin, StoreError> {
-        let mut writing = self.idle().await?;
-        let chunks = std::mem::take(&mut self.pending);
-        self.space
-            .environment
-            .io
-            .run(move || {
-                writing.append(&chunks)?;
-                writing.publish()
-            })
-            .await
-    }
-
-    /// Takes the state out, waiting for a write under way.
-    async fn idle(&mut self) -> Result<Box<Writing>, StoreError> {
-        if let Stage::Busy(write) = &mut self.stage {
-            self.stage = match write.await {
-                Ok(writing) => Stage::Idle(writing),
-                Err(error) => Stage::Failed(error),
-            };
-        }
-        match std::mem::replace(&mut self.stage, Stage::Taken) {
-            Stage::Idle(writing) => Ok(writing),
-            Stage::Failed(error) => Err(self.fail(error)),
-            Stage::Busy(_) | Stage::Taken => {
-                unreachable!("awaited above, and put back before any other await")
-            }
-        }
-    }
-
-    /// Gives the file up; whatever is asked of the writer from here on fails in the same way.
-    fn fail(&mut self, error: StoreError) -> StoreError {
-        self.give_up(Stage::Failed(error.clone()));
-        error
-    }
-
-    /// Removes the file on the pool: to free a large one takes its time.
-    fn give_up(&mut self, stage: Stage) {
-        if let Stage::Idle(writing) = std::mem::replace(&mut self.stage, stage) {
-            self.space.environment.io.spawn(move || drop(writing));
-        }
-    }
-}
-
-impl Drop for BlobWriter {
-    fn drop(&mut self) {
-        self.give_up(Stage::Taken);
-    }
-}
-
-impl fmt::Debug for BlobWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlobWriter")
-            .field("digest", &self.digest)
-            .field("written_bytes", &self.written_bytes)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Writing {
-    fn new(ticket: Ticket, reservation: Reservation, digest: Digest, space: Arc<Space>) -> Self {
-        Self { temporary: None, reservation, ticket, hasher: digest.function().hasher(), digest, space }
-    }
-
-    fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
-        let full = StoreError::on_write(self.digest.size_bytes());
-        let temporary = match &mut self.temporary {
-            Some(temporary) => temporary,
-            empty => empty.insert(Temporary::create(&self.space.layout, BLOB_MODE).map_err(&full)?),
-        };
-        for chunk in chunks {
-            self.hasher.update(chunk);
-            temporary.write(chunk).map_err(&full)?;
-        }
-        self.ticket.progressed();
-        Ok(())
-    }
-
-    fn publish(self) -> Result<BlobPin, StoreError> {
-        let Self { temporary, reservation, ticket, hasher, digest, space } = self;
-        check(digest, hasher.finish())?;
-        let temporary = temporary.expect("created by the first append, of which there is one");
-        let pin = space.publish(digest, temporary, reservation);
-        drop(ticket);
-        pin
-    }
 }
 
 impl Space {
@@ -279,15 +128,8 @@ impl BlobStore {
             Admission::Lead(ticket) => ticket,
         };
         let reservation = self.space.reserve(self.space.layout.disk_bytes(digest.size_bytes())).await?;
-        let writing = Writing::new(ticket, reservation, digest, self.space.clone());
-        Ok(Ingest::Write(BlobWriter {
-            space: self.space.clone(),
-            digest,
-            written_bytes: 0,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            stage: Stage::Idle(Box::new(writing)),
-        }))
+        let writer = BlobWriter::new(ticket, reservation, digest, self.space.clone());
+        Ok(Ingest::Write(writer))
     }
 
     fn turn(&self, digest: Digest, data: Bytes) -> Turn {
@@ -344,7 +186,7 @@ fn put_nothing(digest: Digest, data: &Bytes) -> Option<Result<BlobPin, StoreErro
     digest.is_empty().then(|| Ok(BlobPin::of_empty(digest)))
 }
 
-fn check(expected: Digest, found: Digest) -> Result<(), StoreError> {
+pub(super) fn check(expected: Digest, found: Digest) -> Result<(), StoreError> {
     if expected == found {
         return Ok(());
     }

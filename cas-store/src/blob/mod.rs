@@ -1,9 +1,9 @@
 //! The blob store: one file a blob, counted once an inode, verified before it is visible.
 //!
-//! The rooms: [`ledger`] knows what lies on the disk and what may go, in memory alone; [`space`] holds it under
-//! its lock and unlinks; [`flight`] says who writes what; [`layout`] names the files, [`temporary`] are those
-//! without a name yet; [`ingest`] and [`adopt`] let bytes in, [`read`] and [`variant`] let them out; [`pin`] keeps
-//! them; [`recover`] finds them again after a start.
+//! The rooms: `ledger` knows what lies on the disk and what may go, in memory alone; `space` holds it under
+//! its lock and unlinks; `flight` says who writes what; `layout` names the files, `temporary` are those
+//! without a name yet; `ingest`, `writer` and `adopt` let bytes in, `read` and `variant` let them out; `pin` keeps
+//! them; `recover` finds them again after a start.
 //!
 //! Invariants: a name in the store leads to bytes that were verified; a shared inode is never written, nor its mode
 //! or time changed; what is referred to is not unlinked; what is on the disk is in the ledger before it is
@@ -25,6 +25,7 @@ mod recover;
 pub(crate) mod space;
 pub(crate) mod temporary;
 mod variant;
+mod writer;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -37,10 +38,11 @@ use std::sync::{Arc, Weak};
 use nix::errno::Errno;
 
 pub use adopt::Adopted;
-pub use ingest::{BlobWriter, Ingest};
+pub use ingest::Ingest;
 pub use layout::{BLOB_MTIME, blob_mtime};
 pub use pin::{BlobPin, BlobPins, Charge, PinTreeError};
 pub use read::{BlobReader, READ_CHUNK_BYTES};
+pub use writer::BlobWriter;
 
 use crate::digest::Digest;
 use crate::dir::{Dir, PathError};

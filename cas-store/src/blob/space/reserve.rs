@@ -1,0 +1,190 @@
+//! Taking of the limit what is about to be written, and waiting for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use futures::future::{Either, select};
+
+use super::evict::excess_over;
+use super::{Space, State};
+use crate::blob::StoreError;
+
+/// How long a writer waits for space before it looks whether any can come: references that are held for the
+/// length of a call are no reason to refuse it.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often it looks before it gives up.
+const LOOKS_MAX: u32 = 120;
+/// The same for a thread of the pool.
+const BLOCKING_LOOK: Duration = Duration::from_millis(5);
+const BLOCKING_LOOKS_MAX: u32 = 2_000;
+/// How many looks in a row a thread of the pool stays without hope.
+const FRUITLESS_LOOKS_MAX: u32 = 50;
+
+/// Who waits for space.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) bytes: u64,
+    pub(super) sender: oneshot::Sender<Reservation>,
+}
+
+/// Bytes that were promised and do not belong to a slot yet; they return when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Takes charge of bytes that the ledger has reserved.
+    pub(super) fn granted(space: Arc<Space>, bytes: u64) -> Self {
+        Self { space, bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes a part of it.
+    pub(crate) fn split(&mut self, bytes: u64) -> Self {
+        debug_assert!(bytes <= self.bytes);
+        self.bytes -= bytes;
+        Self { space: self.space.clone(), bytes }
+    }
+
+    /// Ends it without returning the bytes: they belong to something else now.
+    pub(crate) fn spend(mut self, state: &mut State) -> u64 {
+        state.reserved_bytes -= self.bytes;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.space.change(|state| {
+                state.reserved_bytes -= self.bytes;
+                state.ledger.unreserve(self.bytes);
+            });
+        }
+    }
+}
+
+impl Space {
+    /// Reserves `bytes`, waiting a bounded time while others make room.
+    pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
+        let (mut receiver, limit_bytes) = {
+            let mut state = self.lock();
+            let limit_bytes = state.ledger.limit_bytes();
+            if bytes > limit_bytes {
+                return Err(no_space(bytes, limit_bytes));
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.queue.push_back(Waiter { bytes, sender });
+            state.queued_bytes += bytes;
+            self.settle(state);
+            (receiver, limit_bytes)
+        };
+        if let Ok(Some(reservation)) = receiver.try_recv() {
+            return Ok(reservation);
+        }
+        for _ in 0..LOOKS_MAX {
+            match select(receiver, self.environment.clock.sleep(LOOK)).await {
+                Either::Left((granted, _)) => return Ok(granted.expect("who waits stays in the queue")),
+                Either::Right(((), unanswered)) => receiver = unanswered,
+            }
+            if !self.can_free(bytes) {
+                break;
+            }
+        }
+        drop(receiver);
+        // Those who wait behind us may fit.
+        self.change(|_| ());
+        Err(no_space(bytes, limit_bytes))
+    }
+
+    /// Reserves `bytes` from a thread of the pool, unlinking victims itself. Blocks.
+    ///
+    /// Space that is freed by other jobs is waited for by running such jobs, and for a bounded time.
+    pub(crate) fn reserve_blocking(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
+        let limit_bytes = self.lock().ledger.limit_bytes();
+        if bytes > limit_bytes {
+            return Err(no_space(bytes, limit_bytes));
+        }
+        let mut fruitless_looks = 0;
+        for _ in 0..BLOCKING_LOOKS_MAX {
+            let mut state = self.lock();
+            if state.reserve(bytes) {
+                self.settle(state);
+                return Ok(Reservation::granted(self.clone(), bytes));
+            }
+            let excess = excess_over(&state.ledger, limit_bytes - bytes);
+            let victims = state.take_victims(excess);
+            drop(state);
+            if !victims.is_empty() {
+                self.unlink(victims);
+                continue;
+            }
+            fruitless_looks = if self.can_free(bytes) { 0 } else { fruitless_looks + 1 };
+            if fruitless_looks > FRUITLESS_LOOKS_MAX {
+                break;
+            }
+            if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                self.changed.wait_for(&mut self.lock(), BLOCKING_LOOK);
+            }
+        }
+        Err(no_space(bytes, limit_bytes))
+    }
+
+    /// Whether anything is under way that could free space, asking those who can give back references.
+    fn can_free(self: &Arc<Self>, bytes: u64) -> bool {
+        let is_relieved = self.relieve(bytes);
+        let state = self.lock();
+        let is_hopeful = is_relieved || !state.is_hopeless();
+        self.settle(state);
+        is_hopeful
+    }
+}
+
+impl State {
+    /// Takes `bytes` of the limit for a reservation; whether they are left.
+    fn reserve(&mut self, bytes: u64) -> bool {
+        let fits = self.ledger.reserve(bytes);
+        if fits {
+            self.reserved_bytes += bytes;
+        }
+        fits
+    }
+
+    /// Reserves for those who wait, in their order, as long as it fits.
+    pub(super) fn grant(&mut self) -> Vec<Waiter> {
+        let mut granted = Vec::new();
+        while let Some(waiter) = self.queue.front() {
+            let (bytes, has_left) = (waiter.bytes, waiter.sender.is_canceled());
+            if has_left {
+                self.pop_waiter();
+            } else if self.reserve(bytes) {
+                granted.extend(self.pop_waiter());
+            } else {
+                break;
+            }
+        }
+        granted
+    }
+
+    fn pop_waiter(&mut self) -> Option<Waiter> {
+        let waiter = self.queue.pop_front()?;
+        self.queued_bytes -= waiter.bytes;
+        Some(waiter)
+    }
+
+    /// Whether nothing is under way that could free space.
+    fn is_hopeless(&self) -> bool {
+        !self.ledger.has_victim() && self.ledger.victims_bytes() == 0 && self.reserved_bytes == 0
+    }
+}
+
+fn no_space(needed_bytes: u64, limit_bytes: u64) -> StoreError {
+    let reason = format!("all of the store's {limit_bytes} bytes are in use");
+    StoreError::NoSpace { needed_bytes, reason }
+}

@@ -1,0 +1,177 @@
+//! A streamed ingest: chunks are gathered in memory, and written and hashed by the pool.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::flight::Ticket;
+use super::ingest::check;
+use super::layout::BLOB_MODE;
+use super::space::{Reservation, Space};
+use super::temporary::Temporary;
+use super::{BlobPin, StoreError};
+use crate::digest::{Digest, Hasher};
+
+/// What is gathered in memory before a thread of the pool is bothered with it.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// A blob being written; dropped unfinished, it leaves nothing behind.
+pub struct BlobWriter {
+    space: Arc<Space>,
+    digest: Digest,
+    written_bytes: u64,
+    pending: Vec<Bytes>,
+    pending_bytes: usize,
+    stage: Stage,
+}
+
+enum Stage {
+    Idle(Box<Writing>),
+    /// On the pool. Kept here, so that a caller that stops waiting for a write can go on with the next one.
+    Busy(BoxFuture<'static, Result<Box<Writing>, StoreError>>),
+    Failed(StoreError),
+    /// In the hands of a method, or given up by the drop.
+    Taken,
+}
+
+/// What a thread of the pool works on. The order of the fields is the order of the undoing.
+struct Writing {
+    temporary: Option<Temporary>,
+    reservation: Reservation,
+    ticket: Ticket,
+    hasher: Hasher,
+    digest: Digest,
+    space: Arc<Space>,
+}
+
+impl BlobWriter {
+    pub(super) fn new(ticket: Ticket, reservation: Reservation, digest: Digest, space: Arc<Space>) -> Self {
+        let writing = Writing::new(ticket, reservation, digest, space.clone());
+        Self {
+            space,
+            digest,
+            written_bytes: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            stage: Stage::Idle(Box::new(writing)),
+        }
+    }
+
+    /// The number of bytes written.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Appends `data`. Fails at once when it is more than the digest's size.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), StoreError> {
+        if data.len() as u64 > self.digest.size_bytes() - self.written_bytes {
+            let found = format!("more than {} bytes", self.digest.size_bytes());
+            return Err(self.fail(StoreError::Mismatch { expected: self.digest, found }));
+        }
+        self.written_bytes += data.len() as u64;
+        self.pending_bytes += data.len();
+        self.pending.push(data);
+        if self.pending_bytes < WRITE_BYTES {
+            return Ok(());
+        }
+        let mut writing = self.idle().await?;
+        self.pending_bytes = 0;
+        let chunks = std::mem::take(&mut self.pending);
+        let io = self.space.environment.io.clone();
+        self.stage =
+            Stage::Busy(Box::pin(
+                async move { io.run(move || writing.append(&chunks).map(|()| writing)).await },
+            ));
+        self.idle().await.map(|writing| self.stage = Stage::Idle(writing))
+    }
+
+    /// Verifies length and hash, and makes the blob visible.
+    pub async fn finish(mut self) -> Result<BlobPin, StoreError> {
+        let mut writing = self.idle().await?;
+        let chunks = std::mem::take(&mut self.pending);
+        self.space
+            .environment
+            .io
+            .run(move || {
+                writing.append(&chunks)?;
+                writing.publish()
+            })
+            .await
+    }
+
+    /// Takes the state out, waiting for a write under way.
+    async fn idle(&mut self) -> Result<Box<Writing>, StoreError> {
+        if let Stage::Busy(write) = &mut self.stage {
+            self.stage = match write.await {
+                Ok(writing) => Stage::Idle(writing),
+                Err(error) => Stage::Failed(error),
+            };
+        }
+        match std::mem::replace(&mut self.stage, Stage::Taken) {
+            Stage::Idle(writing) => Ok(writing),
+            Stage::Failed(error) => Err(self.fail(error)),
+            Stage::Busy(_) | Stage::Taken => {
+                unreachable!("awaited above, and put back before any other await")
+            }
+        }
+    }
+
+    /// Gives the file up; whatever is asked of the writer from here on fails in the same way.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        self.give_up(Stage::Failed(error.clone()));
+        error
+    }
+
+    /// Removes the file on the pool: to free a large one takes its time.
+    fn give_up(&mut self, stage: Stage) {
+        if let Stage::Idle(writing) = std::mem::replace(&mut self.stage, stage) {
+            self.space.environment.io.spawn(move || drop(writing));
+        }
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        self.give_up(Stage::Taken);
+    }
+}
+
+impl fmt::Debug for BlobWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobWriter")
+            .field("digest", &self.digest)
+            .field("written_bytes", &self.written_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Writing {
+    fn new(ticket: Ticket, reservation: Reservation, digest: Digest, space: Arc<Space>) -> Self {
+        Self { temporary: None, reservation, ticket, hasher: digest.function().hasher(), digest, space }
+    }
+
+    fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
+        let full = StoreError::on_write(self.digest.size_bytes());
+        let temporary = match &mut self.temporary {
+            Some(temporary) => temporary,
+            empty => empty.insert(Temporary::create(&self.space.layout, BLOB_MODE).map_err(&full)?),
+        };
+        for chunk in chunks {
+            self.hasher.update(chunk);
+            temporary.write(chunk).map_err(&full)?;
+        }
+        self.ticket.progressed();
+        Ok(())
+    }
+
+    fn publish(self) -> Result<BlobPin, StoreError> {
+        let Self { temporary, reservation, ticket, hasher, digest, space } = self;
+        check(digest, hasher.finish())?;
+        let temporary = temporary.expect("created by the first append, of which there is one");
+        let pin = space.publish(digest, temporary, reservation);
+        drop(ticket);
+        pin
+    }
+}
