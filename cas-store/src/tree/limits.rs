@@ -3,6 +3,9 @@
 use super::{Directory, DirectoryEntry, FileEntry, MalformedTree, SymlinkEntry};
 use crate::name::PATH_LEN_MAX;
 
+/// What a file of one byte takes on the disk, in bytes, on the file systems that longshore is used on.
+const BLOCK_BYTES: u64 = 4096;
+
 /// What a directory expands to when every shared subtree is written out, itself included. Saturating.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -14,6 +17,8 @@ pub struct Totals {
     pub symlinks: u64,
     /// The sum of the sizes of all files by their digests; symbolic links count nothing.
     pub size_bytes: u64,
+    /// What files with properties of their own take on the disk, in bytes: they share no inode.
+    pub private_bytes: u64,
     /// Levels of directories, at least one.
     pub depth: u64,
     /// The longest path below the directory, in bytes.
@@ -31,6 +36,7 @@ impl Totals {
             size_bytes: files
                 .iter()
                 .fold(0, |sum: u64, file| sum.saturating_add(file.key.digest.size_bytes())),
+            private_bytes: files.iter().map(private_bytes).fold(0, u64::saturating_add),
             depth: 1,
             path_len: names.map(|name| name.as_str().len() as u64).max().unwrap_or(0),
         };
@@ -40,6 +46,7 @@ impl Totals {
             totals.directories = totals.directories.saturating_add(below.directories);
             totals.symlinks = totals.symlinks.saturating_add(below.symlinks);
             totals.size_bytes = totals.size_bytes.saturating_add(below.size_bytes);
+            totals.private_bytes = totals.private_bytes.saturating_add(below.private_bytes);
             totals.depth = totals.depth.max(below.depth.saturating_add(1));
             let path_len =
                 (child.name.as_str().len() as u64).saturating_add(1).saturating_add(below.path_len);
@@ -52,6 +59,16 @@ impl Totals {
     pub fn nodes(&self) -> u64 {
         self.files.saturating_add(self.directories).saturating_add(self.symlinks)
     }
+
+    /// What the tree takes on the disk beside the shared inodes, about.
+    pub fn own_bytes(&self) -> u64 {
+        self.directories.saturating_mul(BLOCK_BYTES).saturating_add(self.private_bytes)
+    }
+}
+
+fn private_bytes(file: &FileEntry) -> u64 {
+    let size_bytes = file.key.digest.size_bytes();
+    if file.properties.is_empty() { 0 } else { size_bytes.saturating_add(BLOCK_BYTES) }
 }
 
 /// How large a tree may be.

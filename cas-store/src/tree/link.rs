@@ -1,6 +1,7 @@
 //! Decoded messages to one linked tree.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use super::{Decoded, Directory, DirectoryEntry, Totals};
@@ -10,7 +11,10 @@ use crate::digest::Digest;
 ///
 /// # Errors
 /// The digest of the first child that `linked` lacks.
-pub fn link(decoded: Decoded, linked: &HashMap<Digest, Arc<Directory>>) -> Result<Arc<Directory>, Digest> {
+pub fn link<S: BuildHasher>(
+    decoded: Decoded,
+    linked: &HashMap<Digest, Arc<Directory>, S>,
+) -> Result<Arc<Directory>, Digest> {
     let directories = decoded
         .directories
         .into_iter()

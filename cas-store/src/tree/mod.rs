@@ -8,6 +8,7 @@
 mod decode;
 mod limits;
 mod link;
+mod visit;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,9 +16,14 @@ use std::time::SystemTime;
 pub use decode::{ChildDirectory, Decoded, decode};
 pub use limits::{Totals, TreeLimits};
 pub use link::link;
+pub use visit::{Visitor, visit};
 
+use crate::blob::layout::{BLOB_MODE, VARIANT_MODE, blob_mtime};
 use crate::digest::{Digest, FileKey};
 use crate::name::NodeName;
+
+/// The mode of a directory that has none of its own.
+const DIRECTORY_MODE: u32 = 0o755;
 
 /// A decoded and linked `Directory`: everything below it is known.
 #[derive(Debug)]
@@ -45,6 +51,33 @@ pub struct FileEntry {
     pub key: FileKey,
     /// Its own mode and time, where it has any; such a file shares no inode.
     pub properties: NodeProperties,
+}
+
+impl FileEntry {
+    /// Whether it is a name of an inode that others have too: not if it has properties of its own. An empty file
+    /// would only exhaust the links that one inode can have.
+    pub fn is_shared(&self) -> bool {
+        self.properties.is_empty() && self.key.digest.size_bytes() > 0
+    }
+
+    /// The permission bits it has in a tree. What REAPI calls executable is, whatever its own mode says.
+    pub fn mode(&self) -> u32 {
+        let plain = if self.key.executable { VARIANT_MODE } else { BLOB_MODE };
+        let executable_bits = if self.key.executable { 0o111 } else { 0 };
+        self.properties.unix_mode.map_or(plain, |mode| mode | executable_bits)
+    }
+
+    /// The modification time it has in a tree.
+    pub fn mtime(&self) -> SystemTime {
+        self.properties.mtime.unwrap_or_else(blob_mtime)
+    }
+}
+
+impl Directory {
+    /// The permission bits it has in a tree: never without its owner's right to read, write and pass.
+    pub fn mode(&self) -> u32 {
+        self.properties.unix_mode.map_or(DIRECTORY_MODE, |mode| mode | 0o700)
+    }
 }
 
 /// A subdirectory of a [`Directory`].

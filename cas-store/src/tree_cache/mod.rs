@@ -1,14 +1,57 @@
 //! The directory cache: input trees that are ready on the disk, built once, shared, pinned, evicted.
+//!
+//! The rooms: [`load`] turns a digest into a plan, [`farm`] writes a plan out, [`site`] is a tree on the disk that
+//! is not ready yet, and [`construct`] takes one through all of that. [`index`] knows which trees are ready and
+//! which have to go, [`flight`] who waits for which build; both are pure, and [`cache`] holds them under
+//! one lock. [`adopt`] finds the trees again after a restart.
+//!
+//! Invariants: a tree is at its path, complete, from before anybody gets a pin until after the last pin is gone;
+//! what it links to stays in the store as long; one digest has one builder at a time; what a tree holds is given
+//! back when its last name is gone from the disk.
+//!
+//! The module does not know who uses a tree, nor how it becomes an action's input root.
 
+mod adopt;
+mod cache;
+mod construct;
+mod farm;
+mod flight;
+mod index;
+mod load;
+mod site;
+
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+pub use farm::write_private;
 
 use crate::blob::{BlobStore, StoreError};
 use crate::digest::Digest;
+use crate::fetch::SharedSource;
 use crate::io::Environment;
+use crate::reap::Reaper;
 use crate::root::StoreRoot;
 use crate::source::BlobSource;
 use crate::tree::{DirectoryTree, MalformedTree, TreeLimits};
+use cache::{Counts, Pinned, Relief, Shared};
+use index::IdleLimits;
+use load::Loader;
+use site::Grounds;
+
+/// What the cache works with.
+#[derive(Clone)]
+pub struct DirectoryCacheParts {
+    /// Where blobs are.
+    pub store: Arc<BlobStore>,
+    /// Where those are that the store lacks.
+    pub source: Arc<dyn BlobSource>,
+    /// Removes what is evicted.
+    pub reaper: Arc<Reaper>,
+}
 
 /// How the cache may behave.
 #[derive(Clone, Debug)]
@@ -79,53 +122,92 @@ pub struct DirectoryCacheStats {
 }
 
 /// The cache.
-#[derive(Debug)]
 pub struct DirectoryCache {
-    _private: (),
+    shared: Arc<Shared>,
+    _relief: Arc<Relief>,
 }
 
 /// A ready tree that is kept from eviction while this lives.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TreePin {
-    tree: DirectoryTree,
+    pinned: Arc<Pinned>,
 }
 
 impl TreePin {
     /// The plan of the tree.
     pub fn tree(&self) -> &DirectoryTree {
-        &self.tree
+        &self.pinned.entry.tree
     }
 
     /// Where the tree stands: an absolute path. Nobody may write there.
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.pinned.entry.path
     }
 
     /// The sum of the sizes of its files by their digests.
     pub fn size_bytes(&self) -> u64 {
-        self.tree.totals.size_bytes
+        self.tree().totals.size_bytes
     }
 }
 
 impl DirectoryCache {
     /// Opens the cache in `root`, adopting the trees that the last owner published.
+    ///
+    /// `reaper` removes what is evicted; it must have been opened in the same root.
     pub async fn open(
         root: &StoreRoot,
-        store: Arc<BlobStore>,
-        source: Arc<dyn BlobSource>,
+        parts: DirectoryCacheParts,
         options: DirectoryCacheOptions,
         environment: Environment,
     ) -> Result<Arc<Self>, StoreError> {
-        todo!("{root:?} {store:?} {options:?} {environment:?} {}", Arc::strong_count(&source))
+        let DirectoryCacheParts { store, source, reaper } = parts;
+        let Environment { io, executor, .. } = environment;
+        let DirectoryCacheOptions { entries_max, size_bytes_max, limits } = options;
+        let loader = Loader {
+            store: store.clone(),
+            source: Arc::new(SharedSource::new(source, executor.clone())),
+            io,
+            limits,
+            interner: Arc::default(),
+        };
+        let shared = Arc::new(Shared {
+            loader,
+            grounds: Arc::new(Grounds::open(root, reaper)?),
+            executor,
+            limits: IdleLimits { entries_max, size_bytes_max },
+            state: Mutex::default(),
+            counts: Counts::default(),
+            retiring: AtomicUsize::new(0),
+        });
+        let relief = Arc::new(Relief(Arc::downgrade(&shared)));
+        let weak: Weak<Relief> = Arc::downgrade(&relief);
+        store.on_pressure(weak);
+        adopt::adopt(&shared, root.trust()).await?;
+        Ok(Arc::new(Self { shared, _relief: relief }))
     }
 
     /// The tree with that root, built if need be, pinned.
-    pub async fn get(self: &Arc<Self>, root: Digest) -> Result<TreePin, TreeError> {
-        todo!("{root}")
+    ///
+    /// A hit does no I/O. Dropping the future gives up this caller's share of a build; the last share that is given
+    /// up cancels it.
+    pub async fn get(&self, root: Digest) -> Result<TreePin, TreeError> {
+        self.shared.get(root).await
     }
 
     /// Figures.
     pub fn stats(&self) -> DirectoryCacheStats {
-        todo!()
+        self.shared.stats()
+    }
+}
+
+impl fmt::Debug for DirectoryCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectoryCache").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TreePin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TreePin").field(&self.path()).finish()
     }
 }

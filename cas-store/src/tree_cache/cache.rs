@@ -1,0 +1,228 @@
+//! Index and flights under one lock, and what goes on outside it: building, handing out, evicting.
+//!
+//! *Locking*: the lock is held for changes of maps only. What is taken out under it (victims, those who wait) is
+//! dealt with after it is released.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use futures::FutureExt as _;
+use futures::channel::oneshot;
+use futures::future::{AbortRegistration, Abortable};
+use parking_lot::Mutex;
+
+use super::construct::Construction;
+use super::flight::{Boarding, Flights, Seat};
+use super::index::{IdleLimits, Index};
+use super::load::Loader;
+use super::site::{Entry, Grounds};
+use super::{DirectoryCacheStats, TreeError, TreePin};
+use crate::blob::PressureRelief;
+use crate::digest::Digest;
+use crate::io::Executor;
+
+type Outcome = Result<TreePin, TreeError>;
+
+/// Everything the cache, its pins and its builds have in common.
+pub(super) struct Shared {
+    pub(super) loader: Loader,
+    pub(super) grounds: Arc<Grounds>,
+    pub(super) executor: Arc<dyn Executor>,
+    pub(super) limits: IdleLimits,
+    pub(super) state: Mutex<State>,
+    pub(super) counts: Counts,
+    /// Entries that were taken out of the index and are not gone from the disk.
+    pub(super) retiring: AtomicUsize,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    index: Index<Arc<Entry>>,
+    flights: Flights<Outcome>,
+}
+
+/// What happened since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    constructions: AtomicU64,
+    shares: AtomicU64,
+    hits: AtomicU64,
+    evictions: AtomicU64,
+}
+
+/// Keeps an entry from eviction; the last clone of a [`TreePin`] drops it.
+pub(super) struct Pinned {
+    pub(super) entry: Arc<Entry>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let victims = {
+            let mut state = self.shared.state.lock();
+            state.index.unpin(&self.entry.tree.digest);
+            state.index.take_excess(self.shared.limits)
+        };
+        self.shared.retire(victims);
+    }
+}
+
+/// What a caller has to do.
+enum Next {
+    Use(TreePin),
+    Wait(Waiter),
+    TryAgain(oneshot::Receiver<()>),
+}
+
+/// A caller's share of a flight, given up when it is dropped.
+struct Waiter {
+    shared: Arc<Shared>,
+    root: Digest,
+    seat: Seat,
+    receiver: oneshot::Receiver<Outcome>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.shared.state.lock().flights.leave(&self.root, self.seat);
+    }
+}
+
+/// Ends a flight when the last of its work has stopped: the task and each job of the pool hold it.
+pub(super) struct Landing {
+    shared: Arc<Shared>,
+    root: Digest,
+    outcome: Mutex<Option<Outcome>>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let aborted = Err(TreeError::Aborted { root: self.root });
+        let outcome = self.outcome.get_mut().take().unwrap_or(aborted);
+        let landed = self.shared.state.lock().flights.land(&self.root);
+        landed.deliver(&outcome);
+    }
+}
+
+impl Shared {
+    /// The tree with that root, pinned.
+    pub(super) async fn get(self: &Arc<Self>, root: Digest) -> Outcome {
+        loop {
+            match self.board(root) {
+                Next::Use(pin) => return Ok(pin),
+                Next::Wait(mut waiter) => {
+                    let outcome = (&mut waiter.receiver).await;
+                    return outcome.unwrap_or(Err(TreeError::Aborted { root }));
+                }
+                // Completes also if the sender is gone, which says the same.
+                Next::TryAgain(landed) => drop(landed.await),
+            }
+        }
+    }
+
+    fn board(self: &Arc<Self>, root: Digest) -> Next {
+        let boarding = {
+            let mut state = self.state.lock();
+            if let Some(entry) = state.index.pin(&root) {
+                let pin = self.pin(entry.clone());
+                drop(state);
+                self.counts.hits.fetch_add(1, Ordering::Relaxed);
+                return Next::Use(pin);
+            }
+            state.flights.board(root)
+        };
+        let (seat, receiver) = match boarding {
+            Boarding::Standby(landed) => return Next::TryAgain(landed),
+            Boarding::Shared(seat, receiver) => {
+                self.counts.shares.fetch_add(1, Ordering::Relaxed);
+                (seat, receiver)
+            }
+            Boarding::Started(seat, receiver, registration) => {
+                self.counts.constructions.fetch_add(1, Ordering::Relaxed);
+                self.take_off(root, registration);
+                (seat, receiver)
+            }
+        };
+        Next::Wait(Waiter { shared: self.clone(), root, seat, receiver })
+    }
+
+    /// Starts the task that builds.
+    fn take_off(self: &Arc<Self>, root: Digest, registration: AbortRegistration) {
+        let landing = Arc::new(Landing { shared: self.clone(), root, outcome: Mutex::new(None) });
+        let construction = Construction::new(self.clone(), root, landing.clone());
+        let shared = self.clone();
+        self.executor.spawn(Box::pin(async move {
+            let building = Abortable::new(construction.build(), registration);
+            let built = AssertUnwindSafe(building).catch_unwind().await;
+            // Neither a build that everybody left nor one that panicked has an outcome of its own.
+            if let Ok(Ok(outcome)) = built {
+                *landing.outcome.lock() = Some(outcome.map(|entry| shared.admit(entry)));
+            }
+        }));
+    }
+
+    /// Adds a new entry to the index, pinned.
+    pub(super) fn admit(self: &Arc<Self>, entry: Entry) -> TreePin {
+        let entry = Arc::new(entry);
+        let totals = &entry.tree.totals;
+        self.state.lock().index.insert_pinned(entry.tree.digest, totals.size_bytes, entry.clone());
+        self.pin(entry)
+    }
+
+    /// Wraps a pin that was counted already.
+    fn pin(self: &Arc<Self>, entry: Arc<Entry>) -> TreePin {
+        TreePin { pinned: Arc::new(Pinned { entry, shared: self.clone() }) }
+    }
+
+    /// Deletes entries that are in the index no more, in the background.
+    fn retire(self: &Arc<Self>, victims: Vec<Arc<Entry>>) {
+        self.counts.evictions.fetch_add(victims.len() as u64, Ordering::Relaxed);
+        self.retiring.fetch_add(victims.len(), Ordering::Relaxed);
+        for entry in victims {
+            let shared = self.clone();
+            self.grounds.retire(entry, move || {
+                shared.retiring.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+
+    pub(super) fn stats(&self) -> DirectoryCacheStats {
+        let state = self.state.lock();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DirectoryCacheStats {
+            constructions: count(&self.counts.constructions),
+            shares: count(&self.counts.shares),
+            hits: count(&self.counts.hits),
+            evictions: count(&self.counts.evictions),
+            entries: state.index.len() as u64,
+            pinned: state.index.pinned_len() as u64,
+            size_bytes: state.index.size_bytes(),
+        }
+    }
+}
+
+/// What trees hold that nobody uses is given back when the store is full.
+#[derive(Debug)]
+pub(super) struct Relief(pub(super) Weak<Shared>);
+
+impl PressureRelief for Relief {
+    fn relieve(&self, bytes: u64) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
+        let is_under_way = shared.retiring.load(Ordering::Relaxed) > 0;
+        let mut victims = Vec::new();
+        let mut found_bytes: u64 = 0;
+        {
+            let mut state = shared.state.lock();
+            while found_bytes < bytes {
+                let Some((entry, size_bytes)) = state.index.take_oldest() else { break };
+                found_bytes =
+                    found_bytes.saturating_add(size_bytes).saturating_add(entry.tree.totals.own_bytes());
+                victims.push(entry);
+            }
+        }
+        let is_begun = !victims.is_empty();
+        shared.retire(victims);
+        is_begun || is_under_way
+    }
+}

@@ -1,0 +1,250 @@
+//! The construction of one tree: load, pin, write out, publish.
+//!
+//! What is here is linked while the rest is fetched, and that is linked as it lands. Everything that is made
+//! undoes itself when it is dropped, so that an error and a cancellation are the same.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::StreamExt as _;
+
+use super::TreeError;
+use super::cache::{Landing, Shared};
+use super::farm::{Farm, Rest};
+use super::load::Fetching;
+use super::site::{Entry, Held, Site};
+use crate::blob::{BlobPin, BlobPins, BlobStore, PinTreeError, StoreError};
+use crate::digest::{Digest, FileKey};
+use crate::tree::{Directory, DirectoryTree};
+
+/// Blobs that are linked by one job after they landed.
+const LANDED_A_JOB_MAX: usize = 512;
+
+/// A construction under way.
+pub(super) struct Construction {
+    shared: Arc<Shared>,
+    root: Digest,
+    /// Keeps the flight's key while a job of the pool runs.
+    landing: Arc<Landing>,
+    is_stopped: StopOnDrop,
+}
+
+/// Tells the jobs of a construction that nobody wants it any more.
+#[derive(Default)]
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a tree is made of, each once.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) directories: Vec<Digest>,
+    pub(super) keys: Vec<FileKey>,
+}
+
+impl Parts {
+    /// Collects the parts of `tree`, visiting shared nodes once.
+    pub(super) fn of(tree: &Directory) -> Self {
+        let mut directories = HashSet::from([tree.digest]);
+        let mut keys = HashSet::new();
+        let mut left = vec![tree];
+        while let Some(directory) = left.pop() {
+            for file in directory.files.iter().filter(|file| !file.key.digest.is_empty()) {
+                // A private copy is made of the plain blob.
+                let executable = file.key.executable && file.is_shared();
+                keys.insert(FileKey { executable, ..file.key });
+            }
+            let children = directory.directories.iter().map(|child| &*child.directory);
+            left.extend(children.filter(|child| directories.insert(child.digest)));
+        }
+        directories.retain(|digest| !digest.is_empty());
+        Self { directories: directories.into_iter().collect(), keys: keys.into_iter().collect() }
+    }
+
+    /// The parts whose blobs are (or are not) among `digests`.
+    fn select(&self, digests: &HashSet<Digest>, are_among: bool) -> Self {
+        let is_selected = |digest: &Digest| digests.contains(digest) == are_among;
+        Self {
+            directories: self.directories.iter().copied().filter(is_selected).collect(),
+            keys: self.keys.iter().copied().filter(|key| is_selected(&key.digest)).collect(),
+        }
+    }
+
+    /// Pins all of them.
+    pub(super) async fn pin(&self, store: &BlobStore) -> Result<BlobPins, PinTreeError> {
+        store.pin_tree(&self.directories, &self.keys).await
+    }
+}
+
+impl Construction {
+    pub(super) fn new(shared: Arc<Shared>, root: Digest, landing: Arc<Landing>) -> Self {
+        Self { shared, root, landing, is_stopped: StopOnDrop::default() }
+    }
+
+    /// Builds the tree and publishes it.
+    pub(super) async fn build(self) -> Result<Entry, TreeError> {
+        let tree = self.shared.loader.load(self.root).await?;
+        let parts = Parts::of(&tree);
+        let store = &self.shared.loader.store;
+        let charge = store.charge(tree.totals.own_bytes()).await.map_err(|error| self.failed(error))?;
+        let (pins, absent) = self.pin_present(&parts).await?;
+        let held = Held::new(pins, charge);
+        let site = if absent.is_empty() {
+            self.build_whole(tree.clone(), held).await?
+        } else {
+            self.build_and_fetch(tree.clone(), held, &parts, absent).await?
+        };
+        site.into_entry(tree).ok_or(TreeError::Aborted { root: self.root })
+    }
+
+    /// Pins what is here of `parts`; the blobs of the rest are returned.
+    async fn pin_present(&self, parts: &Parts) -> Result<(BlobPins, HashSet<Digest>), TreeError> {
+        let store = &self.shared.loader.store;
+        let mut absent = HashSet::new();
+        let mut outcome = parts.pin(store).await;
+        loop {
+            match outcome {
+                Ok(pins) => return Ok((pins, absent)),
+                Err(PinTreeError::Store(error)) => return Err(self.failed(error)),
+                // What was here a moment ago may have been evicted since.
+                Err(PinTreeError::Missing(missing)) => absent.extend(missing),
+            }
+            outcome = parts.select(&absent, false).pin(store).await;
+        }
+    }
+
+    /// Builds a tree all of whose blobs are here: one job.
+    async fn build_whole(&self, tree: DirectoryTree, held: Held) -> Result<Site, TreeError> {
+        let (shared, is_stopped, root) = (self.shared.clone(), self.is_stopped.0.clone(), self.root);
+        let build = move || {
+            let (mut site, dir) = shared.grounds.break_ground(held)?;
+            let absent = HashSet::new();
+            let farm = Farm::new(&shared.loader.store, &absent);
+            farm.write(&tree, dir, &is_stopped)?.finish(&*site.open()?)?;
+            site.publish(&root)?;
+            Ok(site)
+        };
+        self.job(build).await
+    }
+
+    /// Builds a tree while its `absent` blobs are fetched.
+    async fn build_and_fetch(
+        &self,
+        tree: DirectoryTree,
+        held: Held,
+        parts: &Parts,
+        absent: HashSet<Digest>,
+    ) -> Result<Site, TreeError> {
+        let loader = &self.shared.loader;
+        let stream = loader.source.fetch(absent.iter().copied().collect(), loader.store.clone());
+        let mut landed = stream.ready_chunks(LANDED_A_JOB_MAX);
+        let late = Late::new(parts.select(&absent, true));
+        let (mut site, mut rest) = self.build_present(tree, held, absent).await?;
+        let mut fetching = Fetching::new(self.root);
+        while let Some(batch) = landed.next().await {
+            let mut pins = Vec::new();
+            for fetched in batch {
+                match fetched.outcome {
+                    Ok(pin) => pins.push(pin),
+                    Err(error) => fetching.failed(fetched.digest, error)?,
+                }
+            }
+            if !fetching.has_failed() {
+                (site, rest) = self.plant(site, rest, &late, pins).await?;
+            }
+        }
+        if fetching.has_failed() {
+            return Err(fetching.into_error());
+        }
+        let root = self.root;
+        let finish = move || {
+            rest.finish(&*site.open()?)?;
+            site.publish(&root)?;
+            Ok(site)
+        };
+        self.job(finish).await
+    }
+
+    /// Writes out what is here.
+    async fn build_present(
+        &self,
+        tree: DirectoryTree,
+        held: Held,
+        absent: HashSet<Digest>,
+    ) -> Result<(Site, Rest), TreeError> {
+        let (shared, is_stopped) = (self.shared.clone(), self.is_stopped.0.clone());
+        let build = move || {
+            let (site, dir) = shared.grounds.break_ground(held)?;
+            let farm = Farm::new(&shared.loader.store, &absent);
+            let rest = farm.write(&tree, dir, &is_stopped)?;
+            Ok((site, rest))
+        };
+        self.job(build).await
+    }
+
+    /// Writes out what has landed.
+    async fn plant(
+        &self,
+        mut site: Site,
+        mut rest: Rest,
+        late: &Late,
+        landed: Vec<BlobPin>,
+    ) -> Result<(Site, Rest), TreeError> {
+        let shared = self.shared.clone();
+        let digests: Vec<_> = landed.iter().map(|pin| *pin.digest()).collect();
+        let pins = late.select(&digests).pin(&shared.loader.store).await.map_err(|error| match error {
+            PinTreeError::Store(error) => self.failed(error),
+            PinTreeError::Missing(missing) => self.failed(StoreError::NotFound(missing[0])),
+        })?;
+        drop(landed);
+        site.hold(pins);
+        let plant = move || {
+            rest.plant(&shared.loader.store, &digests, &*site.open()?)?;
+            Ok((site, rest))
+        };
+        self.job(plant).await
+    }
+
+    /// Runs a part of the work on the pool. The flight's key stays until it has ended, whatever becomes of us.
+    async fn job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, TreeError> {
+        let landing = self.landing.clone();
+        // The outcome comes first: where nobody takes it, what it holds is undone before the key goes.
+        let (outcome, _landing) = self.shared.loader.io.run(move || (work(), landing)).await;
+        outcome.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, reason: StoreError) -> TreeError {
+        TreeError::Store { root: self.root, reason }
+    }
+}
+
+/// The parts that were not here at first, by their blobs.
+struct Late {
+    directories: HashSet<Digest>,
+    keys: HashMap<Digest, Vec<FileKey>>,
+}
+
+impl Late {
+    fn new(parts: Parts) -> Self {
+        let mut keys: HashMap<Digest, Vec<FileKey>> = HashMap::new();
+        for key in parts.keys {
+            keys.entry(key.digest).or_default().push(key);
+        }
+        Self { directories: parts.directories.into_iter().collect(), keys }
+    }
+
+    fn select(&self, digests: &[Digest]) -> Parts {
+        Parts {
+            directories: digests.iter().copied().filter(|digest| self.directories.contains(digest)).collect(),
+            keys: digests.iter().filter_map(|digest| self.keys.get(digest)).flatten().copied().collect(),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Single flight: who waits for which build, and what a newcomer has to do. Pure state, no lock, no task.
+//!
+//! A flight belongs to the task that builds, not to the first caller. Its key is here from
+//! [`Flights::board`] to [`Flights::land`], which is called when the last of its work has stopped; so no two
+//! builders of one digest ever run at once, not even after a failure, a cancellation or a panic.
+//!
+//! A flight that everybody left is *stopping*: it can no longer be joined, because its build may already be
+//! half undone. Who comes then waits until it has landed and starts afresh.
+
+use std::collections::HashMap;
+
+use futures::channel::oneshot;
+use futures::future::{AbortHandle, AbortRegistration};
+
+use crate::digest::Digest;
+
+/// The builds under way, by what they build.
+#[derive(Debug)]
+pub(super) struct Flights<T> {
+    flights: HashMap<Digest, Flight<T>>,
+    seats: u64,
+}
+
+#[derive(Debug)]
+struct Flight<T> {
+    passengers: HashMap<Seat, oneshot::Sender<T>>,
+    /// Who came too late to share, and waits for the end.
+    standby: Vec<oneshot::Sender<()>>,
+    abort: AbortHandle,
+}
+
+/// A caller's place in a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Seat(u64);
+
+/// What a caller got by [`Flights::board`].
+#[derive(Debug)]
+pub(super) enum Boarding<T> {
+    /// The first seat of a new flight: the caller starts the task, which the registration can abort.
+    Started(Seat, oneshot::Receiver<T>, AbortRegistration),
+    /// A seat in a flight under way.
+    Shared(Seat, oneshot::Receiver<T>),
+    /// The flight is stopping: board again when this completes.
+    Standby(oneshot::Receiver<()>),
+}
+
+/// Those who wait for a flight that has landed.
+#[derive(Debug)]
+#[must_use = "somebody waits"]
+pub(super) struct Landed<T> {
+    passengers: Vec<oneshot::Sender<T>>,
+    standby: Vec<oneshot::Sender<()>>,
+}
+
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Self { flights: HashMap::new(), seats: 0 }
+    }
+}
+
+impl<T> Flights<T> {
+    /// Joins the flight to `digest`, or opens one.
+    pub(super) fn board(&mut self, digest: Digest) -> Boarding<T> {
+        self.seats += 1;
+        let seat = Seat(self.seats);
+        let Some(flight) = self.flights.get_mut(&digest) else {
+            let (sender, receiver) = oneshot::channel();
+            let (abort, registration) = AbortHandle::new_pair();
+            let passengers = HashMap::from([(seat, sender)]);
+            self.flights.insert(digest, Flight { passengers, standby: Vec::new(), abort });
+            return Boarding::Started(seat, receiver, registration);
+        };
+        if flight.abort.is_aborted() {
+            let (sender, receiver) = oneshot::channel();
+            flight.standby.push(sender);
+            return Boarding::Standby(receiver);
+        }
+        let (sender, receiver) = oneshot::channel();
+        flight.passengers.insert(seat, sender);
+        Boarding::Shared(seat, receiver)
+    }
+
+    /// Gives a seat up. The last one to leave cancels the build.
+    pub(super) fn leave(&mut self, digest: &Digest, seat: Seat) {
+        // A seat is never given twice: a later flight to the same digest does not know it.
+        if let Some(flight) = self.flights.get_mut(digest)
+            && flight.passengers.remove(&seat).is_some()
+            && flight.passengers.is_empty()
+        {
+            flight.abort.abort();
+        }
+    }
+
+    /// Ends a flight: whoever boards from now on opens a new one.
+    pub(super) fn land(&mut self, digest: &Digest) -> Landed<T> {
+        let flight = self.flights.remove(digest);
+        debug_assert!(flight.is_some(), "{digest} has no flight");
+        flight.map_or(Landed { passengers: Vec::new(), standby: Vec::new() }, |flight| Landed {
+            passengers: flight.passengers.into_values().collect(),
+            standby: flight.standby,
+        })
+    }
+}
+
+impl<T: Clone> Landed<T> {
+    /// Gives `result` to everyone who shared the flight, and lets those go on who came too late.
+    pub(super) fn deliver(self, result: &T) {
+        for passenger in self.passengers {
+            // Who left in the meantime does not want it any more.
+            let _ = passenger.send(result.clone());
+        }
+        for caller in self.standby {
+            let _ = caller.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::digest::DigestFunction;
+
+    fn digest() -> Digest {
+        DigestFunction::Sha256.digest(b"tree")
+    }
+
+    fn started(flights: &mut Flights<u32>) -> (Seat, oneshot::Receiver<u32>, AbortRegistration) {
+        match flights.board(digest()) {
+            Boarding::Started(seat, receiver, registration) => (seat, receiver, registration),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn everyone_who_shared_gets_the_result() {
+        let mut flights = Flights::default();
+        let (_, first, _) = started(&mut flights);
+        let Boarding::Shared(_, second) = flights.board(digest()) else { panic!("not shared") };
+        flights.land(&digest()).deliver(&7);
+        assert_eq!((first.now_or_never(), second.now_or_never()), (Some(Ok(7)), Some(Ok(7))));
+    }
+
+    #[test]
+    fn a_flight_goes_on_until_the_last_one_leaves() {
+        let mut flights = Flights::default();
+        let (first, _receiver, registration) = started(&mut flights);
+        let Boarding::Shared(second, _other) = flights.board(digest()) else { panic!("not shared") };
+        flights.leave(&digest(), first);
+        assert!(!registration.handle().is_aborted());
+        flights.leave(&digest(), second);
+        assert!(registration.handle().is_aborted());
+    }
+
+    // A cancelled build is still there until its work has stopped.
+    #[test]
+    fn a_newcomer_to_a_stopping_flight_starts_afresh_only_after_it_landed() {
+        let mut flights = Flights::default();
+        let (seat, _receiver, _registration) = started(&mut flights);
+        flights.leave(&digest(), seat);
+        let Boarding::Standby(mut waiting) = flights.board(digest()) else {
+            panic!("joined a stopping flight")
+        };
+        assert_eq!(waiting.try_recv(), Ok(None));
+        flights.land(&digest()).deliver(&1);
+        assert_eq!(waiting.try_recv(), Ok(Some(())));
+        let _flight = started(&mut flights);
+    }
+
+    #[test]
+    fn a_seat_of_an_earlier_flight_does_not_count_in_a_later_one() {
+        let mut flights = Flights::default();
+        let (stale, _receiver, _registration) = started(&mut flights);
+        flights.land(&digest()).deliver(&1);
+        let (_, _waiting, registration) = started(&mut flights);
+        flights.leave(&digest(), stale);
+        assert!(!registration.handle().is_aborted());
+    }
+}

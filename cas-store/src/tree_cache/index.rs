@@ -1,0 +1,225 @@
+//! Which trees are ready, who uses them, and which of them has to go: pure state, no I/O, no lock.
+//!
+//! Invariants: a pinned entry is never a victim; the order of use is that of the last touch or the last unpin,
+//! whichever came later; every choice of a victim takes constant time.
+
+use std::collections::HashMap;
+
+use hashlink::LinkedHashMap;
+
+use crate::digest::Digest;
+
+/// Entries by digest: those in use, and those that only wait to be used again.
+#[derive(Debug)]
+pub(super) struct Index<V> {
+    pinned: HashMap<Digest, Pinned<V>>,
+    /// Least recently used first.
+    idle: LinkedHashMap<Digest, Entry<V>>,
+    idle_bytes: u64,
+    pinned_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Pinned<V> {
+    entry: Entry<V>,
+    pins: usize,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: V,
+    size_bytes: u64,
+}
+
+/// How much may stay that nobody uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IdleLimits {
+    /// Entries.
+    pub(super) entries_max: usize,
+    /// The sum of their sizes.
+    pub(super) size_bytes_max: u64,
+}
+
+impl<V> Default for Index<V> {
+    fn default() -> Self {
+        Self { pinned: HashMap::new(), idle: LinkedHashMap::new(), idle_bytes: 0, pinned_bytes: 0 }
+    }
+}
+
+impl<V> Index<V> {
+    /// Adds an entry that must not be there yet, pinned once.
+    pub(super) fn insert_pinned(&mut self, digest: Digest, size_bytes: u64, value: V) {
+        debug_assert!(!self.contains(&digest), "{digest} has an entry");
+        self.pinned_bytes += size_bytes;
+        self.pinned.insert(digest, Pinned { entry: Entry { value, size_bytes }, pins: 1 });
+    }
+
+    /// Pins an entry, if there is one.
+    pub(super) fn pin(&mut self, digest: &Digest) -> Option<&V> {
+        if let Some(entry) = self.idle.remove(digest) {
+            self.idle_bytes -= entry.size_bytes;
+            self.pinned_bytes += entry.size_bytes;
+            self.pinned.insert(*digest, Pinned { entry, pins: 0 });
+        }
+        let pinned = self.pinned.get_mut(digest)?;
+        pinned.pins += 1;
+        Some(&pinned.entry.value)
+    }
+
+    /// Takes one pin back. The last one makes the entry the most recently used of those that can go.
+    pub(super) fn unpin(&mut self, digest: &Digest) {
+        let Some(pinned) = self.pinned.get_mut(digest) else {
+            debug_assert!(false, "{digest} is unpinned more often than pinned");
+            return;
+        };
+        pinned.pins -= 1;
+        if pinned.pins > 0 {
+            return;
+        }
+        if let Some(Pinned { entry, .. }) = self.pinned.remove(digest) {
+            self.pinned_bytes -= entry.size_bytes;
+            self.idle_bytes += entry.size_bytes;
+            self.idle.insert(*digest, entry);
+        }
+    }
+
+    /// Takes out what was used longest ago, and its size.
+    pub(super) fn take_oldest(&mut self) -> Option<(V, u64)> {
+        let (_, entry) = self.idle.pop_front()?;
+        self.idle_bytes -= entry.size_bytes;
+        Some((entry.value, entry.size_bytes))
+    }
+
+    /// Takes out what has to go so that the rest is within `limits`, oldest first.
+    pub(super) fn take_excess(&mut self, limits: IdleLimits) -> Vec<V> {
+        let mut victims = Vec::new();
+        while self.idle.len() > limits.entries_max || self.idle_bytes > limits.size_bytes_max {
+            let Some((value, _)) = self.take_oldest() else { break };
+            victims.push(value);
+        }
+        victims
+    }
+
+    /// Whether there is an entry.
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.pinned.contains_key(digest) || self.idle.contains_key(digest)
+    }
+
+    /// Entries.
+    pub(super) fn len(&self) -> usize {
+        self.pinned.len() + self.idle.len()
+    }
+
+    /// Entries in use.
+    pub(super) fn pinned_len(&self) -> usize {
+        self.pinned.len()
+    }
+
+    /// The sum of the sizes of all entries.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.pinned_bytes + self.idle_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::DigestFunction;
+
+    /// What the index promises, without a thought for speed: entries in order of use.
+    #[derive(Default)]
+    struct Model(Vec<(u8, u64, usize)>);
+
+    impl Model {
+        fn position(&self, key: u8) -> Option<usize> {
+            self.0.iter().position(|(other, ..)| *other == key)
+        }
+
+        fn take_excess(&mut self, limits: IdleLimits) -> Vec<u8> {
+            let mut victims = Vec::new();
+            loop {
+                let idle: Vec<_> = self.0.iter().filter(|(.., pins)| *pins == 0).copied().collect();
+                let bytes: u64 = idle.iter().map(|(_, size, _)| size).sum();
+                if idle.len() <= limits.entries_max && bytes <= limits.size_bytes_max {
+                    return victims;
+                }
+                victims.push(idle[0].0);
+                self.0.retain(|(key, ..)| *key != idle[0].0);
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u8, u64),
+        Pin(u8),
+        Unpin(u8),
+        TakeOldest,
+        TakeExcess(usize, u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let key = 0..8u8;
+        let step = prop_oneof![
+            (key.clone(), 0..10u64).prop_map(|(key, size)| Step::Insert(key, size)),
+            key.clone().prop_map(Step::Pin),
+            key.prop_map(Step::Unpin),
+            Just(Step::TakeOldest),
+            (0..6usize, 0..40u64).prop_map(|(entries, bytes)| Step::TakeExcess(entries, bytes)),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    fn digest(key: u8) -> Digest {
+        DigestFunction::Sha256.digest(&[key])
+    }
+
+    proptest! {
+        // Pins, order of use, limits and sums agree with the model after any sequence of calls.
+        #[test]
+        fn agrees_with_the_model(steps in steps()) {
+            let (mut index, mut model) = (Index::<u8>::default(), Model::default());
+            for step in steps {
+                match step {
+                    Step::Insert(key, size) if model.position(key).is_none() => {
+                        index.insert_pinned(digest(key), size, key);
+                        model.0.push((key, size, 1));
+                    }
+                    Step::Pin(key) => {
+                        let pinned = index.pin(&digest(key)).copied();
+                        let position = model.position(key);
+                        prop_assert_eq!(pinned, position.map(|_| key));
+                        if let Some(position) = position {
+                            model.0[position].2 += 1;
+                        }
+                    }
+                    Step::Unpin(key) => {
+                        if let Some(position) = model.position(key).filter(|&at| model.0[at].2 > 0) {
+                            index.unpin(&digest(key));
+                            model.0[position].2 -= 1;
+                            if model.0[position].2 == 0 {
+                                let entry = model.0.remove(position);
+                                model.0.push(entry);
+                            }
+                        }
+                    }
+                    Step::TakeOldest => {
+                        let oldest = model.0.iter().position(|(.., pins)| *pins == 0);
+                        let expected = oldest.map(|at| model.0.remove(at)).map(|(key, size, _)| (key, size));
+                        prop_assert_eq!(index.take_oldest(), expected);
+                    }
+                    Step::TakeExcess(entries_max, size_bytes_max) => {
+                        let limits = IdleLimits { entries_max, size_bytes_max };
+                        prop_assert_eq!(index.take_excess(limits), model.take_excess(limits));
+                    }
+                    Step::Insert(..) => {}
+                }
+                prop_assert_eq!(index.len(), model.0.len());
+                prop_assert_eq!(index.pinned_len(), model.0.iter().filter(|(.., pins)| *pins > 0).count());
+                prop_assert_eq!(index.size_bytes(), model.0.iter().map(|(_, size, _)| size).sum::<u64>());
+            }
+        }
+    }
+}
