@@ -1,13 +1,23 @@
 //! From a cached tree to the action's own, writable input root.
+//!
+//! One trait, an implementation a technique: [`hardlink`] works on any file system and with any privileges. What
+//! they share: [`root`], the folder that an action runs in and that is undone by being dropped, and [`parents`],
+//! the directories that outputs need.
+//!
+//! The module does not know what runs in an input root, nor how outputs are found in it.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+mod hardlink;
+mod parents;
+mod root;
 
 use futures::future::BoxFuture;
 use longshore_cas_store::blob::StoreError;
-use longshore_cas_store::dir::{OsDir, PathError};
+use longshore_cas_store::dir::PathError;
 use longshore_cas_store::name::RelPath;
 use longshore_cas_store::tree_cache::TreePin;
+
+pub use hardlink::HardlinkMaterializer;
+pub use root::InputRoot;
 
 /// Makes input roots.
 ///
@@ -44,40 +54,4 @@ pub enum MaterializeError {
     /// A file operation failed.
     #[error(transparent)]
     Path(#[from] PathError),
-}
-
-/// An action's folder: its input root, and beside it the files for stdout and stderr.
-///
-/// It owns the pin of its tree. When dropped, the folder is handed to the reaper, which removes it in the
-/// background and then gives the pin back.
-#[derive(Debug)]
-pub struct InputRoot {
-    _private: (),
-}
-
-impl InputRoot {
-    /// The input root, an absolute path.
-    pub fn path(&self) -> &Path {
-        todo!()
-    }
-
-    /// The input root, open.
-    pub fn dir(&self) -> &OsDir {
-        todo!()
-    }
-
-    /// The action's folder, which holds the input root and the logs: the place of `stdout` and `stderr`.
-    pub fn folder(&self) -> &OsDir {
-        todo!()
-    }
-
-    /// Creates the file for one of the action's streams in the folder, open for writing and reading.
-    pub fn create_log(&self, name: &str) -> Result<File, PathError> {
-        todo!("{name}")
-    }
-
-    /// Where the folder stands.
-    pub fn folder_path(&self) -> PathBuf {
-        todo!()
-    }
 }
