@@ -1,0 +1,6 @@
+//! Whole actions on the real store, cache, materializer and spawner.
+
+mod bench;
+mod life;
+mod pump;
+mod refusals;
