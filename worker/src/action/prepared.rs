@@ -46,6 +46,7 @@ impl<'a> Prepared<'a> {
             Some(Duration::ZERO) => expired_at_once(journal),
             _ => context.worker.runner.run(spec, context.cancelled.clone()).await?,
         };
+        tracing::debug!(verdict = ?outcome.verdict, duration = ?outcome.duration, usage = ?outcome.usage, "command ended");
         let ended = Ended::of(outcome.verdict, timeout)?;
         journal.ran(&outcome, ended.exit_code);
         if let Some(note) = &ended.note {
