@@ -108,7 +108,8 @@ processes() {
 
 # build_longshore [PROFILE]: builds the binary and leaves its path in $longshore.
 build_longshore() {
-  local profile=${1:-release} folder=$1
+  local profile=${1:-release} folder
+  folder=$profile
   [ "$profile" = dev ] && folder=debug
   (cd "$repo" && cargo build --quiet --locked --profile "$profile" --bin longshore)
   longshore=$repo/target/$folder/longshore

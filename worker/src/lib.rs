@@ -4,8 +4,12 @@
 //! other, and `main` injects the implementations. A test in `tests/` keeps it so.
 
 pub mod action;
+pub mod cli;
+mod environment;
 pub mod frontend;
 pub mod materialize;
 pub mod output;
 pub mod run;
+pub mod standalone;
 pub mod status;
+pub mod status_line;

@@ -71,11 +71,13 @@ fn serve(cover: Option<&Cover>) -> nix::Result<()> {
         }
         if requested {
             match receive(&socket)? {
-                Some(request) => fork_keeper(request, &socket, &mut keepers),
-                None => return finish(keepers),
+                Some(request) => fork_keeper(&request, &socket, &mut keepers),
+                None => break,
             }
         }
     }
+    finish(keepers);
+    Ok(())
 }
 
 /// The socket, which is the helper's stdin, moved away from there.
@@ -115,7 +117,7 @@ fn receive(socket: &OwnedFd) -> nix::Result<Option<Request>> {
     }
 }
 
-fn fork_keeper(request: Request, socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
+fn fork_keeper(request: &Request, socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
     match sys::fork_single_threaded() {
         Ok(ForkResult::Child) => {
             // The helper's end must not stay open in a keeper: longshore could not tell that the helper is gone.
@@ -146,7 +148,7 @@ fn reap(keepers: &mut HashSet<Pid>) {
 }
 
 /// Longshore has gone: every keeper sees that too, kills its command, and ends.
-fn finish(mut keepers: HashSet<Pid>) -> nix::Result<()> {
+fn finish(mut keepers: HashSet<Pid>) {
     while !keepers.is_empty() {
         match nix::sys::wait::wait() {
             Ok(status) => {
@@ -159,5 +161,4 @@ fn finish(mut keepers: HashSet<Pid>) -> nix::Result<()> {
         }
     }
     kill::descendants_except(&HashSet::new(), |_| ());
-    Ok(())
 }

@@ -29,16 +29,15 @@ pub(super) struct Request {
     pub(super) stderr: OwnedFd,
 }
 
-/// Keeps one command; called in a process of its own that ends with it. Whether a report went out.
-pub(super) fn keep(request: Request) -> bool {
+/// Keeps one command; called in a process of its own that ends with it.
+pub(super) fn keep(request: &Request) {
     let mut socket = UnixStream::from(request.socket.try_clone().unwrap_or_else(|_| sys::exit_now(1)));
-    let report = match run(&request) {
+    let report = match run(request) {
         Ok(outcome) => Report::Ended(outcome),
         Err((stage, errno)) => Report::Failed(stage, errno),
     };
     // Longshore may have gone; then nobody wants it.
     let _ = socket.write_all(&report.encode());
-    true
 }
 
 fn run(request: &Request) -> Result<RunOutcome, (Stage, Errno)> {

@@ -1,0 +1,126 @@
+//! The command line, and the environment variables behind it.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::frontend::embedded::Endpoint;
+
+/// A Remote Execution API endpoint that runs actions on this machine.
+///
+/// Without arguments, longshore listens on loopback, stores in the user's cache
+/// directory and runs as many actions at once as the machine has cores. Point
+/// Bazel at it:
+///
+///     bazel build --remote_executor=grpc://127.0.0.1:8980 //...
+///
+/// It is the cache, the action cache, the scheduler and the worker of one
+/// machine. Ctrl-C lets running actions end and stops; a second Ctrl-C stops at
+/// once. LONGSHORE_LOG sets what is logged: error, warn, info (the default) or
+/// debug.
+#[derive(Clone, Debug, Parser)]
+#[expect(clippy::doc_markdown, reason = "the comment is the help text")]
+#[command(version, about, verbatim_doc_comment, max_term_width = 100)]
+pub struct Cli {
+    /// Where to listen; port 0 takes a free one. A Unix socket is created with mode 0600.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT|unix:PATH",
+        default_value = "127.0.0.1:8980",
+        env = "LONGSHORE_LISTEN"
+    )]
+    pub listen: Endpoint,
+
+    /// Where to store; created if need be, used by one longshore at a time [default: the user's cache directory,
+    /// ~/.cache/longshore].
+    #[arg(long, value_name = "DIR", env = "LONGSHORE_ROOT")]
+    pub root: Option<PathBuf>,
+
+    /// How many actions run at once [default: one a core].
+    #[arg(long, value_name = "N", env = "LONGSHORE_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+
+    /// What the store may take on the disk, such as 50GB or 10GiB [default: half of what the store has and the disk
+    /// has free].
+    #[arg(long, value_name = "SIZE", env = "LONGSHORE_MAX_SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+
+    /// Allow an address in --listen that other machines can reach. There is no authentication: ANYONE WHO REACHES
+    /// THE PORT RUNS COMMANDS on this machine and can read and write its cache.
+    #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS")]
+    pub allow_remote_clients: bool,
+}
+
+/// The smallest store that is of any use, in bytes.
+const SIZE_MIN: u64 = 1 << 20;
+
+/// Parses `50GB`, `10GiB`, `1048576`: a number and a unit, of 1000 or of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits_end);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err("expected a number with kB, MB, GB, TB, KiB, MiB, GiB or TiB".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number such as 50GB or 1.5TiB".to_owned())?;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "digits and a dot make no negative number, and a size needs no precision of one byte"
+    )]
+    let bytes = (number * factor as f64) as u64;
+    if bytes < SIZE_MIN {
+        return Err(format!("{bytes} bytes are too few; at least 1MiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units_of_1000_and_of_1024() {
+        let cases = [
+            ("50GB", 50_000_000_000),
+            ("10GiB", 10 << 30),
+            ("1.5tib", 3 << 39),
+            ("2000000", 2_000_000),
+            ("3 M", 3_000_000),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-5GB", "5 parsecs", "1..2GB", "12", "0GB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_addresses_or_sockets() {
+        assert!("127.0.0.1:0".parse::<Endpoint>().unwrap().is_local());
+        assert!("[::1]:80".parse::<Endpoint>().unwrap().is_local());
+        assert!("unix:/run/x".parse::<Endpoint>().unwrap().is_local());
+        assert!(!"0.0.0.0:80".parse::<Endpoint>().unwrap().is_local());
+        for text in ["", "unix:", "127.0.0.1", ":8980", "example.org:80"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Listening: TCP on loopback, or a Unix socket that only its owner may use.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use futures::Future;
+use longshore_proto::bytestream::byte_stream_server::ByteStreamServer;
+use longshore_proto::longrunning::operations_server::OperationsServer;
+use longshore_proto::reapi::action_cache_server::ActionCacheServer;
+use longshore_proto::reapi::capabilities_server::CapabilitiesServer;
+use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
+use longshore_proto::reapi::execution_server::ExecutionServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use super::Embedded;
+use super::action_cache::ActionCacheService;
+use super::bytestream::ByteStreamService;
+use super::capabilities::CapabilitiesService;
+use super::cas::CasService;
+use super::execution::ExecutionService;
+use super::limits::{CONNECTION_WINDOW_BYTES, DECODE_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX};
+
+/// Where to listen: `ADDR:PORT` or `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Whether only this machine's own users can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("a path is missing behind unix:".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "expected ADDR:PORT with a numeric address, such as 127.0.0.1:8980, or unix:PATH".to_owned()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "grpc://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why an endpoint cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {endpoint}: {source}")]
+pub struct ListenError {
+    endpoint: Endpoint,
+    #[source]
+    source: io::Error,
+}
+
+/// A bound endpoint: connections wait from now on.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: Endpoint,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds. A Unix socket that nobody answers at any more is replaced; a new one has mode 0600.
+    pub async fn bind(endpoint: Endpoint) -> Result<Self, ListenError> {
+        let bound = match &endpoint {
+            Endpoint::Tcp(address) => TcpListener::bind(address).await.and_then(|listener| {
+                let address = listener.local_addr()?;
+                Ok(Self { endpoint: Endpoint::Tcp(address), socket: Socket::Tcp(listener) })
+            }),
+            Endpoint::Unix(path) => bind_unix(path)
+                .await
+                .map(|listener| Self { endpoint: endpoint.clone(), socket: Socket::Unix(listener) }),
+        };
+        bound.map_err(|source| ListenError { endpoint, source })
+    }
+
+    /// Where it listens; a port of 0 has become a real one.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        let answers = tokio::net::UnixStream::connect(path).await.is_ok();
+        if answers || !metadata.file_type().is_socket() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    // Made under another name, so that nobody can connect before the mode is set.
+    let unready = path.with_extension(format!("{}.new", std::process::id()));
+    let listener = UnixListener::bind(&unready)?;
+    let ready = std::fs::set_permissions(&unready, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&unready, path));
+    if ready.is_err() {
+        let _ = std::fs::remove_file(&unready);
+    }
+    ready.map(|()| listener)
+}
+
+impl Embedded {
+    /// Serves until `stop` completes, then lets calls under way end.
+    pub async fn serve(
+        &self,
+        listener: Listener,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let mut server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX);
+        let router = server.add_routes(self.routes());
+        match listener.socket {
+            // Without TCP_NODELAY a small answer waits for an acknowledgement that the client delays by 40 ms.
+            Socket::Tcp(listener) => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(incoming, stop).await
+            }
+            Socket::Unix(listener) => {
+                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await
+            }
+        }
+    }
+
+    fn routes(&self) -> Routes {
+        let execution = ExecutionService {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+            scheduler: self.scheduler.clone(),
+        };
+        let cas = CasService::new(self.store.clone());
+        let byte_stream = ByteStreamService::new(self.store.clone());
+        let action_cache = ActionCacheService::new(self.cache.clone());
+        Routes::new(ExecutionServer::new(execution.clone()).max_decoding_message_size(DECODE_BYTES_MAX))
+            .add_service(OperationsServer::new(execution))
+            .add_service(
+                ContentAddressableStorageServer::new(cas).max_decoding_message_size(DECODE_BYTES_MAX),
+            )
+            .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(DECODE_BYTES_MAX))
+            .add_service(ActionCacheServer::new(action_cache).max_decoding_message_size(DECODE_BYTES_MAX))
+            .add_service(CapabilitiesServer::new(CapabilitiesService))
+    }
+}

@@ -1,0 +1,229 @@
+//! The standalone mode, wired: one process that is CAS, action cache, scheduler and worker.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use longshore_cas_store::blob::{BlobStore, Recovered, StoreOptions};
+use longshore_cas_store::reap::Reaper;
+use longshore_cas_store::record::RecordStore;
+use longshore_cas_store::root::{StoreRoot, Trust};
+use longshore_cas_store::source::NoSource;
+use longshore_cas_store::tree::TreeLimits;
+use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::action::{ActionOptions, ActionRunner, LocalSink};
+use crate::cli::Cli;
+use crate::environment::environment;
+use crate::frontend::embedded::{Embedded, Endpoint, Listener};
+use crate::frontend::pump;
+use crate::materialize::{HardlinkMaterializer, Materializer as _};
+use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
+use crate::status_line::StatusLine;
+
+/// Input trees that stay on the disk when no action uses them.
+const TREES_MAX: usize = 10_000;
+/// How long running actions may go on after the first signal to stop.
+const DRAIN_MAX: Duration = Duration::from_mins(10);
+/// How long open calls are waited for once the last action has ended.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// What has to be done while the process has one thread: the root is ours, and the helper is running.
+pub struct Prepared {
+    cli: Cli,
+    root: StoreRoot,
+    identity: Identity,
+    spawner: Spawner,
+}
+
+/// Claims the root, decides who actions run as, and starts the helper process.
+pub fn prepare(cli: Cli) -> anyhow::Result<Prepared> {
+    if !cli.listen.is_local() && !cli.allow_remote_clients {
+        bail!(
+            "{} can be reached by other machines, and there is no authentication: anyone who reaches the port runs \
+             commands here. If that is what you want, say --allow-remote-clients",
+            cli.listen
+        );
+    }
+    let path = match &cli.root {
+        Some(path) => path.clone(),
+        None => default_root()
+            .context("there is neither XDG_CACHE_HOME nor HOME: say where to store with --root")?,
+    };
+    let root = StoreRoot::claim(&path)?;
+    let identity = Identity::probe(&root.path().join("work"), DEFAULT_ACTION_USER);
+    let spawner = Spawner::start(&SpawnerOptions::this_program(identity.clone()))?;
+    Ok(Prepared { cli, root, identity, spawner })
+}
+
+/// `longshore` in the user's cache directory, as the XDG Base Directory Specification has it.
+fn default_root() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("longshore"))
+}
+
+/// Runs until a signal stops it.
+pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { cli, root, identity, spawner } = prepared;
+    let environment = environment().context("cannot start threads")?;
+    let size_bytes_max = match cli.max_size {
+        Some(bytes) => bytes,
+        None => default_size(root.path())?,
+    };
+    let (store, recovered) = BlobStore::open(&root, StoreOptions { size_bytes_max }, environment.clone())?;
+    let reaper = Reaper::open(&root, environment.clone())?;
+    let source = Arc::new(NoSource);
+    let options = DirectoryCacheOptions {
+        entries_max: TREES_MAX,
+        size_bytes_max: u64::MAX,
+        limits: TreeLimits::default(),
+    };
+    let parts = DirectoryCacheParts { store: store.clone(), source: source.clone(), reaper: reaper.clone() };
+    let trees = DirectoryCache::open(&root, parts, options, environment.clone()).await?;
+    root.vouch()?;
+    let materializer = HardlinkMaterializer::new(
+        &root,
+        store.clone(),
+        reaper.clone(),
+        identity.owner(),
+        environment.io.clone(),
+    )?;
+
+    let listener = Listener::bind(cli.listen.clone()).await?;
+    let endpoint = listener.endpoint().clone();
+    let jobs = cli.jobs.map_or_else(cores, usize::from);
+    greet(&Greeting {
+        endpoint: &endpoint,
+        root: &root,
+        recovered,
+        size_bytes_max,
+        jobs,
+        materializer: materializer.name(),
+        identity: &identity,
+    });
+
+    let records = Arc::new(RecordStore::new(store.clone()));
+    let embedded = Embedded::new(store.clone(), records, environment.clock.clone());
+    let scheduler = embedded.scheduler().clone();
+    let worker = Arc::new(ActionRunner {
+        store: store.clone(),
+        source,
+        cache: trees.clone(),
+        materializer: Arc::new(materializer),
+        runner: Arc::new(spawner),
+        sink: Arc::new(LocalSink),
+        io: environment.io.clone(),
+        clock: environment.clock.clone(),
+        options: ActionOptions { worker: worker_name(), timeout_default: None, timeout_max: None },
+    });
+    let status_line = StatusLine::start(scheduler.clone(), store.clone());
+
+    let stop = CancellationToken::new();
+    let server = tokio::spawn({
+        let stop = stop.clone();
+        async move { embedded.serve(listener, stop.cancelled_owned()).await }
+    });
+    let work = tokio::spawn(pump(scheduler.clone(), worker.clone(), jobs, CancellationToken::new()));
+
+    let mut signals = Signals::new()?;
+    signals.next().await;
+    status_line.stop();
+    scheduler.close();
+    eprintln!("longshore: stopping; running actions may end (again to stop at once)");
+    tokio::select! {
+        result = work => result?,
+        () = signals.next() => scheduler.cancel_all(),
+        () = tokio::time::sleep(DRAIN_MAX) => scheduler.cancel_all(),
+    }
+    stop.cancel();
+    let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
+    drop(worker);
+    drop(trees);
+    let _ = tokio::time::timeout(DRAIN_MAX, reaper.settled()).await;
+    drop(store);
+    tokio::task::spawn_blocking(move || root.release()).await??;
+    if let Endpoint::Unix(path) = &endpoint {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// The signals that ask to stop.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn worker_name() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    host.unwrap_or_else(|| "longshore".to_owned())
+}
+
+/// Half of what the store has and the disk has free.
+fn default_size(root: &Path) -> anyhow::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(root)
+        .with_context(|| format!("cannot ask for space of {}", root.display()))?;
+    Ok(disk.blocks_available() * disk.fragment_size() / 2)
+}
+
+struct Greeting<'a> {
+    endpoint: &'a Endpoint,
+    root: &'a StoreRoot,
+    recovered: Recovered,
+    size_bytes_max: u64,
+    jobs: usize,
+    materializer: &'static str,
+    identity: &'a Identity,
+}
+
+fn greet(greeting: &Greeting<'_>) {
+    let Greeting { endpoint, root, recovered, size_bytes_max, jobs, materializer, identity } = greeting;
+    let found = match root.trust() {
+        Trust::Fresh => "nothing, it is new".to_owned(),
+        Trust::Trusted => format!("{} blobs, {}", recovered.blobs, size(recovered.size_bytes)),
+        Trust::Unverified => {
+            format!(
+                "{} blobs, {}, verified after an unclean stop",
+                recovered.blobs,
+                size(recovered.size_bytes)
+            )
+        }
+    };
+    println!("longshore {} listens at {endpoint}", env!("CARGO_PKG_VERSION"));
+    println!("  stores in   {} (at most {})", root.path().display(), size(*size_bytes_max));
+    println!("  found       {found}");
+    println!("  input roots {materializer}");
+    println!("  actions     {jobs} at once, as {identity}");
+    println!();
+    println!("  bazel build --remote_executor={endpoint} //...");
+    if std::io::stdout().is_terminal() {
+        println!();
+    }
+}
+
+/// A size for people.
+pub(crate) fn size(bytes: u64) -> indicatif::BinaryBytes {
+    indicatif::BinaryBytes(bytes)
+}

@@ -1,0 +1,85 @@
+//! The line at the bottom of a terminal that says what longshore is doing, and logs that do not tear it.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use longshore_cas_store::blob::BlobStore;
+use tracing_subscriber::EnvFilter;
+
+use crate::frontend::embedded::Scheduler;
+use crate::standalone::size;
+
+/// How often the line is drawn anew.
+const REFRESH: Duration = Duration::from_millis(200);
+
+static LINE: OnceLock<ProgressBar> = OnceLock::new();
+
+/// The line, which lives until it is stopped; nothing where stderr is no terminal.
+pub(crate) struct StatusLine {
+    task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl StatusLine {
+    pub(crate) fn start(scheduler: Arc<Scheduler>, store: Arc<BlobStore>) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self { task: None };
+        }
+        let bar = LINE.get_or_init(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new_spinner().with_style(style)
+        });
+        let task = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(REFRESH);
+            loop {
+                ticks.tick().await;
+                let actions = scheduler.stats();
+                let stored = size(store.stats().size_bytes);
+                bar.set_message(format!(
+                    "{} running, {} queued, {} done, {} cache hits, {stored} stored",
+                    actions.running, actions.queued, actions.done, actions.cache_hits
+                ));
+                bar.tick();
+            }
+        });
+        Self { task: Some(task) }
+    }
+
+    pub(crate) fn stop(self) {
+        if let Some(task) = self.task {
+            task.abort();
+            if let Some(bar) = LINE.get() {
+                bar.finish_and_clear();
+            }
+        }
+    }
+}
+
+/// Logs to stderr what `LONGSHORE_LOG` asks for, `info` by default.
+pub fn start_logging() {
+    let filter = EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(|| Above)
+        .init();
+}
+
+/// Writes to stderr, above the status line if there is one.
+struct Above;
+
+impl Write for Above {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match LINE.get() {
+            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
