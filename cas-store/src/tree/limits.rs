@@ -48,9 +48,9 @@ impl Totals {
             totals.size_bytes = totals.size_bytes.saturating_add(below.size_bytes);
             totals.private_bytes = totals.private_bytes.saturating_add(below.private_bytes);
             totals.depth = totals.depth.max(below.depth.saturating_add(1));
-            let path_len =
-                (child.name.as_str().len() as u64).saturating_add(1).saturating_add(below.path_len);
-            totals.path_len = totals.path_len.max(path_len);
+            let name_len = child.name.as_str().len() as u64;
+            let slash_len = u64::from(below.path_len > 0);
+            totals.path_len = totals.path_len.max((name_len + slash_len).saturating_add(below.path_len));
         }
         totals
     }

@@ -145,3 +145,6 @@ pub enum MalformedTree {
         value_max: u64,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -71,7 +71,16 @@ pub(crate) struct Kit {
 impl Kit {
     /// Opens everything below `path`.
     pub(crate) async fn open(path: &Path, source: Arc<dyn BlobSource>, limits: Room) -> Self {
-        let environment = environment();
+        Self::open_in(path, source, limits, environment()).await
+    }
+
+    /// Opens everything below `path`, with threads and tasks of the test's own.
+    pub(crate) async fn open_in(
+        path: &Path,
+        source: Arc<dyn BlobSource>,
+        limits: Room,
+        environment: Environment,
+    ) -> Self {
         let root = StoreRoot::claim(path).unwrap();
         let options = StoreOptions { size_bytes_max: limits.store_bytes_max };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
@@ -180,18 +189,36 @@ pub(crate) fn child(name: &str, digest: Digest) -> reapi::DirectoryNode {
     reapi::DirectoryNode { name: name.to_owned(), digest: Some(digest.to_wire()) }
 }
 
+/// Lets other tasks run until `condition` holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// A source that answers only when the test says so.
 pub(crate) struct GatedSource {
     pub(crate) blobs: Mutex<HashMap<Digest, Bytes>>,
     /// One permit lets one blob through.
     pub(crate) gate: Arc<Semaphore>,
-    pub(crate) fetches: AtomicUsize,
+    fetches: AtomicUsize,
+    /// The seed of the outcomes; zero for no faults.
+    pub(crate) faults: AtomicU64,
 }
 
 impl GatedSource {
     pub(crate) fn new(tree: &Tree, permits: usize) -> Arc<Self> {
         let blobs = Mutex::new(tree.blobs.clone());
-        Arc::new(Self { blobs, gate: Arc::new(Semaphore::new(permits)), fetches: AtomicUsize::new(0) })
+        let gate = Arc::new(Semaphore::new(permits));
+        Arc::new(Self { blobs, gate, fetches: AtomicUsize::new(0), faults: AtomicU64::new(0) })
+    }
+
+    /// Whether the next blob fails, by a generator that one word describes.
+    fn fails(&self) -> bool {
+        let next =
+            |seed: u64| seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(seed != 0));
+        let seed = self.faults.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |seed| Some(next(seed)));
+        seed.is_ok_and(|seed| seed != 0 && (seed >> 40) % 20 == 0)
     }
 
     /// Blobs asked for.
@@ -204,13 +231,18 @@ impl BlobSource for GatedSource {
     fn fetch(&self, wanted: Vec<Digest>, store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
         self.fetches.fetch_add(wanted.len(), Ordering::SeqCst);
         let blobs = self.blobs.lock().unwrap();
-        let wanted: Vec<_> = wanted.into_iter().map(|digest| (digest, blobs.get(&digest).cloned())).collect();
+        let look_up = |digest| (digest, blobs.get(&digest).cloned(), self.fails());
+        let wanted: Vec<_> = wanted.into_iter().map(look_up).collect();
         let gate = self.gate.clone();
-        let fetched = futures::stream::iter(wanted).then(move |(digest, data)| {
+        let fetched = futures::stream::iter(wanted).then(move |(digest, data, fails)| {
             let (gate, store) = (gate.clone(), store.clone());
             async move {
                 gate.acquire_owned().await.unwrap().forget();
                 let outcome = match data {
+                    _ if fails => Err(FetchError::Unavailable {
+                        origin: "the test".to_owned(),
+                        reason: "it says so".to_owned(),
+                    }),
                     None => Err(FetchError::Missing),
                     Some(data) => {
                         store.put(digest, data).await.map_err(|error| FetchError::Store(Arc::new(error)))
