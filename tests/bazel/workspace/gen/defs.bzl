@@ -6,6 +6,8 @@ def _tree_impl(ctx):
         outputs = [out],
         arguments = [out.path],
         command = """
+            # A remote worker makes the folder that an output lies in, never the output itself.
+            mkdir -p "$1"
             cd "$1"
             mkdir -p bin deep/er empty
             echo plain > plain.txt
