@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::dir::Type;
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags};
 
 use super::{Dir, DirEntry, FileKind, Op, Owner, PathError, PathErrorExt, Stat};
+
+/// How often a lookup is tried that renames elsewhere get in the way of: each try takes microseconds.
+const OPEN_ATTEMPTS_MAX: u32 = 10_000;
 
 /// A directory of the operating system.
 #[derive(Debug)]
@@ -46,7 +50,14 @@ impl OsDir {
             .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let fd = nix::fcntl::openat2(&self.fd, path, how).at(Op::Open, path)?;
+        let mut attempts = 0;
+        let fd = loop {
+            match nix::fcntl::openat2(&self.fd, path, how) {
+                // A rename anywhere on the machine while `..` was resolved: the kernel cannot vouch for it.
+                Err(Errno::EAGAIN) if attempts < OPEN_ATTEMPTS_MAX => attempts += 1,
+                result => break result.at(Op::Open, path)?,
+            }
+        };
         Ok(Self { fd, umask: self.umask })
     }
 
@@ -242,8 +253,6 @@ fn process_umask() -> Mode {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
-
     use super::*;
 
     #[test]
