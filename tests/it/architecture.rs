@@ -16,13 +16,17 @@ const CRATES: [(&str, &[&str]); 3] = [
 ];
 
 /// The rooms of `worker`, each with those that it may import. A room that is not named here fails the test.
-const ROOMS: [(&str, &[&str]); 6] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("materialize", &[]),
     ("output", &[]),
     ("run", &[]),
     ("status", &["action", "materialize", "output", "run"]),
     ("action", &["materialize", "output", "run", "status"]),
     ("frontend", &["action", "status"]),
+    ("environment", &[]),
+    ("cli", &["frontend"]),
+    ("status_line", &["frontend"]),
+    ("standalone", &["action", "cli", "environment", "frontend", "materialize", "run", "status_line"]),
 ];
 
 #[test]

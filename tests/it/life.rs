@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use longshore_cas_store::digest::DigestFunction;
 use longshore_proto::{longrunning, reapi};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::{Client, finished};
@@ -146,7 +147,8 @@ async fn a_stop_drains_what_runs() -> Result<()> {
     longshore.signal(Signal::SIGTERM)?;
     spawn_blocking(move || std::fs::write(go, "\n")).await??;
     let response = running.await??;
-    assert_eq!(result_of(&response, 0)?.stdout_raw, b"drained\n");
+    let expected = DigestFunction::Sha256.digest(b"drained\n").to_wire();
+    assert_eq!(result_of(&response, 0)?.stdout_digest, Some(expected));
     let status = longshore.ended().await?;
     assert!(status.success(), "{status}");
     Ok(())

@@ -23,7 +23,7 @@ use crate::frontend::embedded::{Embedded, Endpoint, Listener};
 use crate::frontend::pump;
 use crate::materialize::{HardlinkMaterializer, Materializer as _};
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
-use crate::status_line::StatusLine;
+use crate::status_line::{StatusLine, size};
 
 /// Input trees that stay on the disk when no action uses them.
 const TREES_MAX: usize = 10_000;
@@ -221,9 +221,4 @@ fn greet(greeting: &Greeting<'_>) {
     if std::io::stdout().is_terminal() {
         println!();
     }
-}
-
-/// A size for people.
-pub(crate) fn size(bytes: u64) -> indicatif::BinaryBytes {
-    indicatif::BinaryBytes(bytes)
 }

@@ -4,12 +4,11 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use longshore_cas_store::blob::BlobStore;
 use tracing_subscriber::EnvFilter;
 
 use crate::frontend::embedded::Scheduler;
-use crate::standalone::size;
 
 /// How often the line is drawn anew.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -55,6 +54,11 @@ impl StatusLine {
             }
         }
     }
+}
+
+/// A size for people.
+pub(crate) fn size(bytes: u64) -> BinaryBytes {
+    BinaryBytes(bytes)
 }
 
 /// Logs to stderr what `LONGSHORE_LOG` asks for, `info` by default.
