@@ -1,264 +1,188 @@
-//! The service `ContentAddressableStorage`.
+//! The `ContentAddressableStorage` service: a thin door to the store.
+//!
+//! Chunked blobs are not offered: those methods say so, and the capabilities do not announce them.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use futures::stream::{BoxStream, StreamExt as _};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use longshore_cas_store::blob::BlobStore;
-use longshore_cas_store::digest::Digest;
+use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorage;
-use longshore_proto::{Message as _, reapi, rpc};
-use tonic::{Code, Request, Response, Status};
+use longshore_proto::reapi::{
+    self, batch_read_blobs_response, batch_update_blobs_request, batch_update_blobs_response, compressor,
+};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::limits::{BATCH_BYTES_MAX, PAGE_MAX, RESPONSE_BYTES_MAX};
-use super::{digests, instance};
-use crate::status::Failure;
+use super::digests::{all, digest, function_of};
+use super::instance;
+use super::limits::BATCH_BYTES_MAX;
+use super::tree_pages::TreePages;
+use crate::status::{self, Failure};
 
-/// Serves the store.
+/// The `ContentAddressableStorage` service.
 #[derive(Clone, Debug)]
 pub(super) struct CasService {
     store: Arc<BlobStore>,
 }
-
-type TreeStream = BoxStream<'static, Result<reapi::GetTreeResponse, Status>>;
 
 impl CasService {
     pub(super) fn new(store: Arc<BlobStore>) -> Self {
         Self { store }
     }
 
-    async fn update(
+    /// Stores the entries that are well formed; one outcome each, in order.
+    async fn store_entries(
         &self,
-        request: reapi::BatchUpdateBlobsRequest,
-    ) -> Result<reapi::BatchUpdateBlobsResponse, Failure> {
-        instance::check(&request.instance_name)?;
-        check_batch(request.requests.iter().map(|blob| blob.data.len() as u64).sum())?;
-        let first = request.requests.iter().find_map(|blob| blob.digest.as_ref());
-        let function = digests::function(request.digest_function, first)?;
-        let mut responses = Vec::with_capacity(request.requests.len());
-        let mut blobs = Vec::new();
-        let mut places = Vec::new();
-        for blob in request.requests {
-            let status = match Digest::from_wire(function, blob.digest.as_ref()) {
-                Err(error) => Failure::from(error).to_rpc(),
-                Ok(_) if blob.compressor != 0 => {
-                    Failure::invalid(format!("compressor {} is not supported", blob.compressor)).to_rpc()
-                }
-                Ok(digest) => {
-                    places.push(responses.len());
-                    blobs.push((digest, blob.data.into()));
-                    crate::status::ok()
-                }
-            };
-            let digest = blob.digest;
-            responses.push(reapi::batch_update_blobs_response::Response { digest, status: Some(status) });
-        }
-        let outcomes = self.store.put_many(blobs).await;
-        for (place, outcome) in places.into_iter().zip(outcomes) {
-            if let Err(error) = outcome {
-                responses[place].status = Some(Failure::from(error).to_rpc());
+        function: DigestFunction,
+        entries: Vec<batch_update_blobs_request::Request>,
+    ) -> Vec<batch_update_blobs_response::Response> {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        let (mut blobs, mut places) = (Vec::new(), Vec::new());
+        for (index, entry) in entries.into_iter().enumerate() {
+            let checked = check_entry(function, index, &entry);
+            outcomes.push((entry.digest, checked.clone().map(drop)));
+            if let Ok(digest) = checked {
+                blobs.push((digest, Bytes::from(entry.data)));
+                places.push(index);
             }
         }
-        Ok(reapi::BatchUpdateBlobsResponse { responses })
-    }
-
-    async fn read(
-        &self,
-        request: reapi::BatchReadBlobsRequest,
-    ) -> Result<reapi::BatchReadBlobsResponse, Failure> {
-        instance::check(&request.instance_name)?;
-        let wanted = digests::all(request.digest_function, &request.digests, "digests")?;
-        check_batch(wanted.iter().fold(0, |sum: u64, digest| sum.saturating_add(digest.size_bytes())))?;
-        let blobs = self.store.read_many(wanted.clone()).await?;
-        let answer = |(digest, blob): (&Digest, Option<bytes::Bytes>)| {
-            let status = match blob {
-                Some(_) => rpc::Status::default(),
-                None => Failure::new(Code::NotFound, format!("blob {digest} is not here")).to_rpc(),
-            };
-            reapi::batch_read_blobs_response::Response {
-                digest: Some(digest.to_wire()),
-                data: blob.unwrap_or_default().into(),
-                status: Some(status),
-                ..Default::default()
-            }
-        };
-        Ok(reapi::BatchReadBlobsResponse { responses: wanted.iter().zip(blobs).map(answer).collect() })
-    }
-
-    async fn tree(&self, request: reapi::GetTreeRequest) -> Result<TreeStream, Failure> {
-        instance::check(&request.instance_name)?;
-        let root = digests::one(request.digest_function, request.root_digest.as_ref(), "root_digest")?;
-        let page_max = match usize::try_from(request.page_size) {
-            Ok(0) => PAGE_MAX,
-            Ok(size) => size.min(PAGE_MAX),
-            Err(_) => return Err(Failure::invalid(format!("page_size {} is negative", request.page_size))),
-        };
-        let skipped = match request.page_token.as_str() {
-            "" => 0,
-            token => token
-                .parse()
-                .map_err(|_| Failure::invalid(format!("page_token {token:?} is not one of ours")))?,
-        };
-        let mut walk = TreeWalk::new(self.store.clone(), root, page_max);
-        match walk.read(root).await? {
-            None => return Err(Failure::new(Code::NotFound, format!("Directory {root} is not here"))),
-            Some(message) => {
-                reapi::Directory::decode(message).map_err(|error| {
-                    Failure::invalid(format!("root_digest {root}: is not a Directory: {error}"))
-                })?;
-            }
+        for (index, stored) in places.into_iter().zip(self.store.put_many(blobs).await) {
+            outcomes[index].1 = stored.map(drop).map_err(Failure::from);
         }
-        walk.skip(skipped).await?;
-        let pages = futures::stream::unfold(Some(walk), async |walk| {
-            let mut walk = walk?;
-            match walk.page().await {
-                Ok(page) => {
-                    let next = (!page.next_page_token.is_empty()).then_some(walk);
-                    Some((Ok(page), next))
-                }
-                Err(failure) => Some((Err(failure.to_tonic()), None)),
-            }
-        });
-        Ok(pages.boxed())
+        let response = |(digest, outcome): (_, Result<(), Failure>)| batch_update_blobs_response::Response {
+            digest,
+            status: Some(outcome.map_or_else(|failure| failure.to_rpc(), |()| status::ok())),
+        };
+        outcomes.into_iter().map(response).collect()
     }
 }
 
-fn check_batch(size_bytes: u64) -> Result<(), Failure> {
-    if size_bytes > BATCH_BYTES_MAX {
-        let message =
-            format!("the batch has {size_bytes} bytes, max_batch_total_size_bytes is {BATCH_BYTES_MAX}");
-        return Err(Failure::invalid(message));
+fn check_entry(
+    function: DigestFunction,
+    index: usize,
+    entry: &batch_update_blobs_request::Request,
+) -> Result<Digest, Failure> {
+    if entry.compressor != compressor::Value::Identity as i32 {
+        let compressor = entry.compressor;
+        return Err(Failure::invalid(format!("requests[{index}].compressor: {compressor} is not offered")));
+    }
+    digest(function, &format!("requests[{index}].digest"), entry.digest.as_ref())
+}
+
+/// Refuses a batch whose blobs are larger together than announced.
+fn check_batch(sizes_bytes: impl Iterator<Item = u64>) -> Result<(), Failure> {
+    let total_bytes = sizes_bytes.fold(0, u64::saturating_add);
+    if total_bytes > BATCH_BYTES_MAX {
+        return Err(Failure::invalid(format!(
+            "the blobs of the batch have {total_bytes} bytes, at most {BATCH_BYTES_MAX} are taken"
+        )));
     }
     Ok(())
 }
 
-/// A walk over the distinct Directories of a tree, the root first, each before its children.
-///
-/// A page token is the count of Directories before the page: the walk is the same each time, because digests are.
-struct TreeWalk {
-    store: Arc<BlobStore>,
-    queue: VecDeque<Digest>,
-    seen: HashSet<Digest>,
-    page_max: usize,
-    given: usize,
+fn read_outcome(digest: &Digest, content: Option<Bytes>) -> batch_read_blobs_response::Response {
+    let status = match &content {
+        Some(_) => status::ok(),
+        None => Failure::new(Code::NotFound, format!("blob {digest} is not in the store")).to_rpc(),
+    };
+    batch_read_blobs_response::Response {
+        digest: Some(digest.to_wire()),
+        data: content.unwrap_or_default().into(),
+        compressor: compressor::Value::Identity as i32,
+        status: Some(status),
+    }
 }
 
-impl TreeWalk {
-    fn new(store: Arc<BlobStore>, root: Digest, page_max: usize) -> Self {
-        Self { store, queue: VecDeque::from([root]), seen: HashSet::from([root]), page_max, given: 0 }
-    }
-
-    async fn read(&self, digest: Digest) -> Result<Option<bytes::Bytes>, Failure> {
-        Ok(self.store.read_many(vec![digest]).await?.into_iter().next().flatten())
-    }
-
-    /// The next Directory and its encoded size. Those that are missing or none are left out.
-    async fn next(&mut self) -> Result<Option<(reapi::Directory, usize)>, Failure> {
-        while let Some(digest) = self.queue.pop_front() {
-            let Some(message) = self.read(digest).await? else { continue };
-            let size = message.len();
-            let Ok(directory) = reapi::Directory::decode(message) else { continue };
-            for child in &directory.directories {
-                if let Ok(child) = Digest::from_wire(digest.function(), child.digest.as_ref())
-                    && self.seen.insert(child)
-                {
-                    self.queue.push_back(child);
-                }
-            }
-            self.given += 1;
-            return Ok(Some((directory, size)));
-        }
-        Ok(None)
-    }
-
-    async fn skip(&mut self, count: usize) -> Result<(), Failure> {
-        while self.given < count {
-            if self.next().await?.is_none() {
-                return Err(Failure::invalid(format!("page_token {count} is beyond the end of the tree")));
-            }
-        }
-        Ok(())
-    }
-
-    async fn page(&mut self) -> Result<reapi::GetTreeResponse, Failure> {
-        let mut page = reapi::GetTreeResponse::default();
-        let mut bytes = 0;
-        while page.directories.len() < self.page_max && bytes < RESPONSE_BYTES_MAX {
-            let Some((directory, size)) = self.next().await? else { return Ok(page) };
-            bytes += size;
-            page.directories.push(directory);
-        }
-        if !self.queue.is_empty() {
-            page.next_page_token = self.given.to_string();
-        }
-        Ok(page)
-    }
+fn no_chunks() -> Status {
+    Status::unimplemented("chunked blobs are not offered")
 }
 
 #[tonic::async_trait]
 impl ContentAddressableStorage for CasService {
-    type GetTreeStream = TreeStream;
-    type GetChunkMappingStream = BoxStream<'static, Result<reapi::GetChunkMappingResponse, Status>>;
-
     async fn find_missing_blobs(
         &self,
-        call: Request<reapi::FindMissingBlobsRequest>,
+        request: Request<reapi::FindMissingBlobsRequest>,
     ) -> Result<Response<reapi::FindMissingBlobsResponse>, Status> {
-        let request = call.into_inner();
+        let request = request.into_inner();
         instance::check(&request.instance_name)?;
-        let asked = digests::all(request.digest_function, &request.blob_digests, "blob_digests")?;
-        let missing = self.store.find_missing(&asked);
+        let digests = all(request.digest_function, &request.blob_digests, "blob_digests")?;
+        let missing = self.store.find_missing(&digests);
         let missing_blob_digests = missing.iter().map(Digest::to_wire).collect();
         Ok(Response::new(reapi::FindMissingBlobsResponse { missing_blob_digests }))
     }
 
     async fn batch_update_blobs(
         &self,
-        call: Request<reapi::BatchUpdateBlobsRequest>,
+        request: Request<reapi::BatchUpdateBlobsRequest>,
     ) -> Result<Response<reapi::BatchUpdateBlobsResponse>, Status> {
-        Ok(Response::new(self.update(call.into_inner()).await?))
+        let request = request.into_inner();
+        instance::check(&request.instance_name)?;
+        let digests = request.requests.iter().filter_map(|entry| entry.digest.as_ref());
+        let function = function_of(request.digest_function, digests)?;
+        check_batch(request.requests.iter().map(|entry| entry.data.len() as u64))?;
+        let responses = self.store_entries(function, request.requests).await;
+        Ok(Response::new(reapi::BatchUpdateBlobsResponse { responses }))
     }
 
     async fn batch_read_blobs(
         &self,
-        call: Request<reapi::BatchReadBlobsRequest>,
+        request: Request<reapi::BatchReadBlobsRequest>,
     ) -> Result<Response<reapi::BatchReadBlobsResponse>, Status> {
-        Ok(Response::new(self.read(call.into_inner()).await?))
+        let request = request.into_inner();
+        instance::check(&request.instance_name)?;
+        let digests = all(request.digest_function, &request.digests, "digests")?;
+        check_batch(digests.iter().map(Digest::size_bytes))?;
+        let contents = self.store.read_many(digests.clone()).await.map_err(Failure::from)?;
+        let responses =
+            digests.iter().zip(contents).map(|(digest, content)| read_outcome(digest, content)).collect();
+        Ok(Response::new(reapi::BatchReadBlobsResponse { responses }))
     }
 
-    async fn get_tree(&self, call: Request<reapi::GetTreeRequest>) -> Result<Response<TreeStream>, Status> {
-        Ok(Response::new(self.tree(call.into_inner()).await?))
+    type GetTreeStream = BoxStream<'static, Result<reapi::GetTreeResponse, Status>>;
+
+    async fn get_tree(
+        &self,
+        request: Request<reapi::GetTreeRequest>,
+    ) -> Result<Response<Self::GetTreeStream>, Status> {
+        let request = request.into_inner();
+        instance::check(&request.instance_name)?;
+        let pages = TreePages::new(self.store.clone(), &request)?;
+        let pages = stream::try_unfold(pages, |mut pages| async move {
+            let page = pages.next().await?;
+            Ok(page.map(|page| (page, pages)))
+        });
+        Ok(Response::new(pages.boxed()))
     }
 
     async fn split_blob(
         &self,
-        _call: Request<reapi::SplitBlobRequest>,
+        _request: Request<reapi::SplitBlobRequest>,
     ) -> Result<Response<reapi::SplitBlobResponse>, Status> {
-        Err(no_chunking())
+        Err(no_chunks())
+    }
+
+    type GetChunkMappingStream = BoxStream<'static, Result<reapi::GetChunkMappingResponse, Status>>;
+
+    async fn get_chunk_mapping(
+        &self,
+        _request: Request<reapi::GetChunkMappingRequest>,
+    ) -> Result<Response<Self::GetChunkMappingStream>, Status> {
+        Err(no_chunks())
     }
 
     async fn splice_blob(
         &self,
-        _call: Request<reapi::SpliceBlobRequest>,
+        _request: Request<reapi::SpliceBlobRequest>,
     ) -> Result<Response<reapi::SpliceBlobResponse>, Status> {
-        Err(no_chunking())
-    }
-
-    async fn get_chunk_mapping(
-        &self,
-        _call: Request<reapi::GetChunkMappingRequest>,
-    ) -> Result<Response<Self::GetChunkMappingStream>, Status> {
-        Err(no_chunking())
+        Err(no_chunks())
     }
 
     async fn register_chunk_mapping(
         &self,
-        _call: Request<tonic::Streaming<reapi::RegisterChunkMappingRequest>>,
+        _request: Request<Streaming<reapi::RegisterChunkMappingRequest>>,
     ) -> Result<Response<reapi::RegisterChunkMappingResponse>, Status> {
-        Err(no_chunking())
+        Err(no_chunks())
     }
-}
-
-fn no_chunking() -> Status {
-    Status::unimplemented("blobs are not chunked; Capabilities says so")
 }

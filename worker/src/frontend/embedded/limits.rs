@@ -1,12 +1,14 @@
 //! The bounds of the server, named.
 
+use std::time::Duration;
+
 /// What one batch may carry, announced in Capabilities: below the 4 MiB that gRPC peers accept by default, with
 /// room for the digests around the data.
 pub(super) const BATCH_BYTES_MAX: u64 = (4 << 20) - (64 << 10);
 /// The largest message that is decoded: a batch that is somewhat too large is answered, not cut off.
 pub(super) const DECODE_BYTES_MAX: usize = (4 << 20) + (1 << 20);
-/// The largest message of a stream of Directories.
-pub(super) const RESPONSE_BYTES_MAX: usize = 2 << 20;
+/// What a page of Directories is filled up to: below what peers accept, with room for what is around them.
+pub(super) const RESPONSE_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 /// The most Directories in one response where the client names no page size.
 pub(super) const PAGE_MAX: usize = 1_000;
 /// What may be under way on one stream before the peer has taken it.
@@ -16,4 +18,16 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Calls at once on one connection; clients open few connections.
 pub(super) const STREAMS_MAX: u32 = 10_000;
 /// How much of an upload that is not needed any more is read, so that the client sees an answer and no reset.
-pub(super) const DRAIN_BYTES_MAX: u64 = 4 << 20;
+pub(super) const DRAIN_BYTES_MAX: usize = 16 << 20;
+/// For how long it is read.
+pub(super) const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the end of an upload's stream is awaited after `finish_write`.
+pub(super) const HALF_CLOSE_TIME_MAX: Duration = Duration::from_millis(100);
+/// What an Action, a Command, a Directory or a Tree may be to be read into memory.
+pub(super) const METADATA_BYTES_MAX: u64 = 64 << 20;
+/// What is added to an `ActionResult` where a client asked for contents inline.
+pub(super) const INLINE_BYTES_MAX: u64 = 1 << 20;
+/// Directories that a walk reads at once.
+pub(super) const DIRECTORIES_A_READ: usize = 256;
+/// Directories that one walk visits.
+pub(super) const DIRECTORIES_MAX: usize = 1 << 20;

@@ -10,12 +10,18 @@ mod capabilities;
 mod cas;
 mod digests;
 mod execution;
+mod inline;
 mod instance;
 mod limits;
 mod operation;
+mod references;
 mod resource_name;
 mod scheduler;
 mod server;
+#[cfg(test)]
+mod testing;
+mod tree_pages;
+mod walk;
 
 use std::sync::Arc;
 

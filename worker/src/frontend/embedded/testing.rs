@@ -1,0 +1,68 @@
+//! A store for the tests of the services, removed with its folder.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use longshore_cas_store::blob::{BlobStore, StoreOptions};
+use longshore_cas_store::digest::{Digest, DigestFunction};
+use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
+use longshore_cas_store::record::RecordStore;
+use longshore_cas_store::root::StoreRoot;
+use longshore_proto::Message;
+
+/// What the store may take: room for every test.
+const LIMIT_BYTES: u64 = 64 << 20;
+
+pub(super) struct Fixture {
+    pub(super) store: Arc<BlobStore>,
+    pub(super) records: Arc<RecordStore>,
+    _root: StoreRoot,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = StoreRoot::claim(&folder.path().join("root")).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let environment = Environment {
+            io: IoPool::new(Arc::new(pool)),
+            executor: Arc::new(Tokio),
+            clock: Arc::new(Tokio),
+        };
+        let options = StoreOptions { size_bytes_max: LIMIT_BYTES };
+        let (store, _) = BlobStore::open(&root, options, environment).unwrap();
+        let records = Arc::new(RecordStore::new(store.clone()));
+        Self { store, records, _root: root, _folder: folder }
+    }
+
+    pub(super) async fn put(&self, data: &[u8]) -> Digest {
+        let digest = DigestFunction::Sha256.digest(data);
+        self.store.put(digest, Bytes::copy_from_slice(data)).await.unwrap();
+        digest
+    }
+
+    pub(super) async fn put_message(&self, message: &impl Message) -> Digest {
+        self.put(&message.encode_to_vec()).await
+    }
+}
+
+struct Tokio;
+
+impl Executor for Tokio {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+}
+
+impl Clock for Tokio {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
