@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use longshore_proto::reapi;
 use longshore_tests::action::TestAction;
 use longshore_tests::longshore::Longshore;
-use longshore_tests::process::descendants;
+use longshore_tests::process::foreign_descendants;
 use longshore_tests::tree::InputTree;
 use tonic::Code;
 
@@ -99,13 +99,12 @@ async fn a_failing_action_is_reported_and_runs_again() -> Result<()> {
 async fn a_timeout_leaves_nothing_behind() -> Result<()> {
     let longshore = Longshore::start().await?;
     let client = longshore.client().await?;
-    let before = descendants(longshore.pid())?.len();
     let script = "echo so far; setsid sleep 1000 & sleep 1000";
     let response = client.run(&TestAction::shell(script).timeout(Duration::from_millis(300))).await?;
     let status = response.status.context("no status")?;
     assert_eq!(status.code, i32::from(Code::DeadlineExceeded), "{status:?}");
     let result = response.result.context("no result")?;
     assert_eq!(client.stdout(&result).await?, "so far\n");
-    assert_eq!(descendants(longshore.pid())?.len(), before);
+    assert_eq!(foreign_descendants(longshore.pid())?, Vec::<String>::new());
     Ok(())
 }

@@ -6,21 +6,25 @@ use clap::Parser;
 
 use crate::frontend::embedded::Endpoint;
 
-/// A Remote Execution API endpoint that runs actions on this machine.
-///
-/// Without arguments, longshore listens on loopback, stores in the user's cache
-/// directory and runs as many actions at once as the machine has cores. Point
-/// Bazel at it:
-///
-///     bazel build --remote_executor=grpc://127.0.0.1:8980 //...
-///
-/// It is the cache, the action cache, the scheduler and the worker of one
-/// machine. Ctrl-C lets running actions end and stops; a second Ctrl-C stops at
-/// once. LONGSHORE_LOG sets what is logged: error, warn, info (the default) or
-/// debug.
+const LONG_ABOUT: &str = "\
+A Remote Execution API endpoint that runs actions on this machine.
+
+Without arguments, longshore listens on loopback, stores in the user's cache directory and runs as many actions at \
+once as the machine has cores. Point Bazel at it:
+
+    bazel build --remote_executor=grpc://127.0.0.1:8980 //...
+
+It is the cache, the action cache, the scheduler and the worker of one machine. Ctrl-C lets running actions end and \
+stops; a second Ctrl-C stops at once. LONGSHORE_LOG sets what is logged: error, warn, info (the default) or debug.";
+
+/// What `longshore` is told on its command line.
 #[derive(Clone, Debug, Parser)]
-#[expect(clippy::doc_markdown, reason = "the comment is the help text")]
-#[command(version, about, verbatim_doc_comment, max_term_width = 100)]
+#[command(
+    version,
+    about = "A Remote Execution API endpoint that runs actions on this machine.",
+    long_about = LONG_ABOUT,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// Where to listen; port 0 takes a free one. A Unix socket is created with mode 0600.
     #[arg(
