@@ -70,7 +70,7 @@ pub fn descendants(pid: u32) -> Result<Vec<u32>> {
 /// A keeper that has reported is on its way out, and may or may not be counted among [`descendants`].
 pub fn foreign_descendants(pid: u32) -> Result<Vec<String>> {
     let names = descendants(pid)?.into_iter().filter_map(|child| proc_file(child, "comm").ok());
-    Ok(names.map(|name| name.trim().to_owned()).filter(|name| name != "longshore").collect())
+    Ok(names.map(|name| name.trim().to_owned()).filter(|name| !name.starts_with("longshore")).collect())
 }
 
 /// Makes a named pipe that every user may open: how a test and an action, which may run as another user, wait

@@ -42,6 +42,7 @@ pub fn run_if_helper() {
 fn serve(cover: Option<&Cover>) -> nix::Result<()> {
     // Out of the terminal's foreground group: Ctrl-C is for longshore, which lets actions finish.
     nix::unistd::setsid()?;
+    nix::sys::prctl::set_name(c"longshore-spawn")?;
     nix::sys::prctl::set_child_subreaper(true)?;
     // A report to a longshore that has gone is an error to pass over, not a reason to die.
     sys::ignore(Signal::SIGPIPE);

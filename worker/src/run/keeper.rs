@@ -42,6 +42,7 @@ pub(super) fn keep(request: &Request) {
 
 fn run(request: &Request) -> Result<RunOutcome, (Stage, Errno)> {
     let at = |stage| move |errno| (stage, errno);
+    nix::sys::prctl::set_name(c"longshore-keep").map_err(at(Stage::Prepare))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(at(Stage::Prepare))?;
     let spec = read_spec(&request.spec).ok_or((Stage::Prepare, Errno::EBADMSG))?;
     // The helper has SIGCHLD blocked, and so has this process.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{IoSlice, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -58,7 +59,12 @@ impl Spawner {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(at("make a socket"))?;
         let mut command = Command::new(&options.program);
-        command.arg(HELPER_ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
+        command
+            .arg0("longshore")
+            .arg(HELPER_ARGUMENT)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .env_clear();
         if let Some(cover) = options.identity.cover() {
             command.arg(&cover.ancestor).arg(&cover.work);
         }
