@@ -106,13 +106,12 @@ processes() {
     | sed -n -E "s/^ *([0-9]+) $1\$/\1/p" | grep . || echo 0
 }
 
-# build_longshore [PROFILE]: builds the binary and leaves its path in $longshore.
+# build_longshore: builds the binary and leaves its path in $longshore; LONGSHORE_BIN names one that is there.
 build_longshore() {
-  local profile=${1:-release} folder
-  folder=$profile
-  [ "$profile" = dev ] && folder=debug
-  (cd "$repo" && cargo build --quiet --locked --profile "$profile" --bin longshore)
-  longshore=$repo/target/$folder/longshore
+  longshore=${LONGSHORE_BIN:-}
+  [ -z "$longshore" ] || return 0
+  (cd "$repo" && cargo build --quiet --locked --release --bin longshore)
+  longshore=$repo/target/release/longshore
 }
 
 # start_longshore ROOT [FLAG...]: starts it on a free port and waits until it says that it listens; leaves
