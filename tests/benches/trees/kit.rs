@@ -1,0 +1,189 @@
+//! A store, a cache and a materializer in a folder that goes away, and the clock around each contender.
+
+use std::future::Future;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use longshore_cas_store::blob::{BlobStore, StoreOptions};
+use longshore_cas_store::digest::Digest;
+use longshore_cas_store::dir::OsDir;
+use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
+use longshore_cas_store::reap::Reaper;
+use longshore_cas_store::root::StoreRoot;
+use longshore_cas_store::source::NoSource;
+use longshore_cas_store::tree::TreeLimits;
+use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_worker::materialize::HardlinkMaterializer;
+
+use crate::bare::{Plan, Source};
+use crate::rivals;
+use crate::shape::Shape;
+
+/// Blobs that are stored at once.
+const UPLOAD_BATCH: usize = 1_000;
+
+struct Tokio;
+
+impl Executor for Tokio {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+}
+
+impl Clock for Tokio {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Everything that is measured, in one folder.
+pub(crate) struct Bench {
+    pub(crate) path: PathBuf,
+    pub(crate) cache: Arc<DirectoryCache>,
+    pub(crate) materializer: HardlinkMaterializer,
+    io: IoPool,
+    store: Arc<BlobStore>,
+    reaper: Arc<Reaper>,
+    rival_dir: Arc<OsDir>,
+    rivals: AtomicUsize,
+    root: StoreRoot,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) async fn open(parent: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir_in(parent)?;
+        let pool = rayon::ThreadPoolBuilder::new().build()?;
+        let io = IoPool::new(Arc::new(pool));
+        let environment = Environment { io: io.clone(), executor: Arc::new(Tokio), clock: Arc::new(Tokio) };
+        let root = StoreRoot::claim(&folder.path().join("root"))?;
+        let options = StoreOptions { size_bytes_max: 1 << 40 };
+        let (store, _) = BlobStore::open(&root, options, environment.clone())?;
+        let reaper = Reaper::open(&root, environment.clone())?;
+        let parts =
+            DirectoryCacheParts { store: store.clone(), source: Arc::new(NoSource), reaper: reaper.clone() };
+        // What nobody uses goes at once: every construction is a cold one.
+        let limits = TreeLimits::default();
+        let options = DirectoryCacheOptions { entries_max: 0, size_bytes_max: u64::MAX, limits };
+        let cache = DirectoryCache::open(&root, parts, options, environment).await?;
+        let materializer = HardlinkMaterializer::new(&root, store.clone(), reaper.clone(), None, io.clone())?;
+        let rival_path = root.path().join("rivals");
+        std::fs::create_dir(&rival_path)?;
+        Ok(Self {
+            path: root.path().to_owned(),
+            cache,
+            materializer,
+            io,
+            store,
+            reaper,
+            rival_dir: Arc::new(OsDir::open(&rival_path)?),
+            rivals: AtomicUsize::new(0),
+            root,
+            _folder: folder,
+        })
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.io.threads()
+    }
+
+    /// Stores all blobs of a tree.
+    pub(crate) async fn upload(&self, shape: &Shape) -> Result<Digest> {
+        let mut blobs: Vec<(Digest, Bytes)> = Vec::new();
+        let root = shape.blobs(&mut |digest, data| blobs.push((digest, data.into())));
+        while !blobs.is_empty() {
+            let rest = blobs.split_off(UPLOAD_BATCH.min(blobs.len()));
+            for outcome in self.store.put_many(std::mem::replace(&mut blobs, rest)).await {
+                outcome?;
+            }
+        }
+        Ok(root)
+    }
+
+    /// Waits until nothing is being removed or written back.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        self.reaper.settled().await;
+        let folder = std::fs::File::open(self.root.path())?;
+        tokio::task::spawn_blocking(move || nix::unistd::syncfs(folder.as_fd())).await??;
+        Ok(())
+    }
+
+    /// Times baseline (c).
+    pub(crate) async fn bare(&self, plan: &Arc<Plan>, source: Source) -> Result<Duration> {
+        self.bare_many(plan, source, 1).await
+    }
+
+    /// Times baseline (c), several times one after the other.
+    pub(crate) async fn bare_many(&self, plan: &Arc<Plan>, source: Source, times: usize) -> Result<Duration> {
+        let paths: Vec<_> = (0..times).map(|_| self.rival_path()).collect();
+        let (plan, written) = (plan.clone(), paths.clone());
+        let write = move || written.iter().try_for_each(|path| plan.write(&source, path));
+        let (took, outcome) = timed(self.io.run(write)).await;
+        outcome?;
+        self.remove(&paths).await?;
+        Ok(took)
+    }
+
+    /// Times baseline (a).
+    pub(crate) async fn hops(&self, plan: &Arc<Plan>) -> Result<Duration> {
+        let path = self.rival_path();
+        let (took, outcome) = timed(rivals::hops(plan, self.root.path(), &path)).await;
+        outcome?;
+        self.remove(&[path]).await?;
+        Ok(took)
+    }
+
+    /// Times baseline (b).
+    pub(crate) async fn copy(&self, from: &Path) -> Result<Duration> {
+        let path = self.rival_path();
+        let (took, outcome) = timed(rivals::copy(from, &path)).await;
+        outcome?;
+        self.remove(&[path]).await?;
+        Ok(took)
+    }
+
+    fn rival_path(&self) -> PathBuf {
+        let number = self.rivals.fetch_add(1, Ordering::Relaxed);
+        self.root.path().join("rivals").join(number.to_string())
+    }
+
+    async fn remove(&self, paths: &[PathBuf]) -> Result<()> {
+        for path in paths {
+            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+            self.reaper.discard_later(self.rival_dir.clone(), name, || {});
+        }
+        self.settle().await
+    }
+}
+
+/// Runs something and says how long it took.
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
+    let start = Instant::now();
+    let value = work.await;
+    (start.elapsed(), value)
+}
+
+/// The name of the file system at `path`.
+pub(crate) fn file_system(path: &Path) -> Result<String> {
+    let path = path.canonicalize()?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?, fields.next()?))
+    });
+    let mount = mounts.filter(|(place, ..)| path.starts_with(place)).max_by_key(|(place, ..)| place.len());
+    Ok(mount.map_or_else(
+        || "an unknown file system".to_owned(),
+        |(_, kind, options)| format!("{kind} ({options})"),
+    ))
+}

@@ -1,0 +1,171 @@
+//! Trees: constructing them from local blobs, and materializing cached ones for an action, against what others do.
+//!
+//! `cargo bench -p longshore-tests --bench trees` prints, for T1, T2 and T3, medians over interleaved rounds of
+//! longshore and of three baselines over the same blobs, directories, threads and file system: (a) the same farm
+//! with one `spawn_blocking` a call, (b) `cp -al`, (c) the bare fork-join loop of `mkdirat`, `openat` and `linkat`.
+//! Then 16 callers of one uncached T1 against one construction and 16 materializations of (c).
+//!
+//! - `LONGSHORE_BENCH_DIR`: where to work; otherwise /dev/shm, or a temporary folder. Use a journaled file system
+//!   or tmpfs: without a journal, ext4 measures its inode allocator.
+//! - `LONGSHORE_BENCH_ROUNDS`: rounds, 10 by default.
+//! - `LONGSHORE_BENCH_TREES`: a comma-separated choice of `T1,T2,T3`.
+
+mod bare;
+mod kit;
+mod rivals;
+mod shape;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use longshore_cas_store::digest::Digest;
+use longshore_cas_store::tree_cache::TreePin;
+use longshore_worker::materialize::Materializer as _;
+
+use kit::{Bench, timed};
+use shape::{SHAPES, Shape};
+use table::Table;
+
+/// Callers of one uncached tree.
+const CALLERS: usize = 16;
+
+/// The goals, as ratios to a baseline.
+const BARE_RATIO_MAX: f64 = 1.3;
+const HOPS_RATIO_MAX: f64 = 0.5;
+const COPY_RATIO_MAX: f64 = 1.0;
+const CALLERS_RATIO_MAX: f64 = 1.2;
+
+fn main() -> Result<()> {
+    let parent = std::env::var_os("LONGSHORE_BENCH_DIR").map_or_else(default_parent, PathBuf::from);
+    let rounds = std::env::var("LONGSHORE_BENCH_ROUNDS").map_or(Ok(10), |text| text.parse())?;
+    let chosen = std::env::var("LONGSHORE_BENCH_TREES").unwrap_or_else(|_| "T1,T2,T3".to_owned());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let bench = Bench::open(&parent).await?;
+        println!("{} rounds on {}, {} threads", rounds, kit::file_system(&parent)?, bench.threads());
+        for shape in SHAPES.iter().filter(|shape| chosen.split(',').any(|name| name == shape.name)) {
+            compare(&bench, shape, rounds).await?;
+        }
+        Ok(())
+    })
+}
+
+fn default_parent() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
+async fn compare(bench: &Bench, shape: &Shape, rounds: usize) -> Result<()> {
+    let root = bench.upload(shape).await.context("uploading")?;
+    // Variants of executables are made once; here they are there before the clock starts.
+    let pin = bench.cache.get(root).await?;
+    let plan = Arc::new(bare::Plan::of(pin.tree(), &bench.path)?);
+    drop(pin);
+    bench.settle().await?;
+    constructions(bench, shape, root, &plan, rounds).await?;
+    let pin = bench.cache.get(root).await?;
+    materializations(bench, shape, &pin, &plan, rounds).await?;
+    drop(pin);
+    bench.settle().await?;
+    if shape.name == "T1" {
+        many_callers(bench, root, &plan, rounds).await?;
+    }
+    Ok(())
+}
+
+async fn constructions(
+    bench: &Bench,
+    shape: &Shape,
+    root: Digest,
+    plan: &Arc<bare::Plan>,
+    rounds: usize,
+) -> Result<()> {
+    let mut table = Table::new(format!("constructing {}", shape.name));
+    let model = bench.cache.get(root).await?.path().to_owned();
+    bench.settle().await?;
+    ensure!(!model.exists(), "an unused tree stays");
+    for _ in 0..rounds {
+        let (took, pin) = timed(bench.cache.get(root)).await;
+        drop(pin?);
+        table.add("longshore", took);
+        bench.settle().await?;
+        table.add("(c) bare fork-join", bench.bare(plan, bare::Source::Store).await?);
+        table.add("(a) a hop a call", bench.hops(plan).await?);
+        let pin = bench.cache.get(root).await?;
+        table.add("(b) cp -al", bench.copy(pin.path()).await?);
+        drop(pin);
+        bench.settle().await?;
+    }
+    goals(&mut table);
+    table.print();
+    Ok(())
+}
+
+async fn materializations(
+    bench: &Bench,
+    shape: &Shape,
+    pin: &TreePin,
+    plan: &Arc<bare::Plan>,
+    rounds: usize,
+) -> Result<()> {
+    let mut table = Table::new(format!("materializing a cached {}", shape.name));
+    for _ in 0..rounds {
+        let (took, input_root) = timed(bench.materializer.materialize(pin.clone(), Vec::new())).await;
+        drop(input_root?);
+        table.add("longshore", took);
+        bench.settle().await?;
+        let source = bare::Source::Tree(pin.path().to_owned());
+        table.add("(c) bare fork-join", bench.bare(plan, source).await?);
+        table.add("(a) a hop a call", bench.hops(plan).await?);
+        table.add("(b) cp -al", bench.copy(pin.path()).await?);
+    }
+    goals(&mut table);
+    table.print();
+    Ok(())
+}
+
+fn goals(table: &mut Table) {
+    table.goal("(c) bare fork-join", BARE_RATIO_MAX);
+    table.goal("(a) a hop a call", HOPS_RATIO_MAX);
+    table.goal("(b) cp -al", COPY_RATIO_MAX);
+}
+
+async fn many_callers(bench: &Bench, root: Digest, plan: &Arc<bare::Plan>, rounds: usize) -> Result<()> {
+    let mut table = Table::new(format!("{CALLERS} callers of one uncached T1"));
+    let baseline = "(c) 1 construction and 16 materializations";
+    for _ in 0..rounds {
+        let before = bench.cache.stats();
+        let callers = (0..CALLERS).map(|_| {
+            let (cache, materializer) = (bench.cache.clone(), bench.materializer.clone());
+            tokio::spawn(async move {
+                let pin = cache.get(root).await?;
+                Ok::<_, anyhow::Error>(materializer.materialize(pin, Vec::new()).await?)
+            })
+        });
+        let (took, roots) = timed(futures::future::join_all(callers)).await;
+        for root in roots {
+            drop(root??);
+        }
+        table.add("longshore", took);
+        ensure!(bench.cache.stats().constructions == before.constructions + 1, "more than one construction");
+        bench.settle().await?;
+
+        let pin = bench.cache.get(root).await?;
+        let mut took = bench.bare(plan, bare::Source::Store).await?;
+        took += bench.bare_many(plan, bare::Source::Tree(pin.path().to_owned()), CALLERS).await?;
+        drop(pin);
+        table.add(baseline, took);
+        bench.settle().await?;
+    }
+    table.goal(baseline, CALLERS_RATIO_MAX);
+    table.print();
+    Ok(())
+}
+
+/// A duration as the tables show it.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
