@@ -95,6 +95,11 @@ impl BlobStore {
         self.space.environment.io.run(read).await
     }
 
+    /// Reads a small blob whole; nothing if it is not here. Blocks; call on the pool.
+    pub fn read_now(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        self.space.read_whole(self.pin(digest))
+    }
+
     /// Streams a blob from `offset`, at most `limit` bytes.
     pub fn reader(self: &Arc<Self>, pin: BlobPin, offset: u64, limit: u64) -> BlobReader {
         let left = cut(&(offset..offset.saturating_add(limit)), pin.digest());

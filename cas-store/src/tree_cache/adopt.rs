@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 
 use super::cache::Shared;
-use super::construct::Parts;
 use super::load::Loader;
 use super::site::{Held, Standing};
 use crate::blob::StoreError;
@@ -52,8 +51,8 @@ pub(super) async fn adopt(shared: &Arc<Shared>, trust: Trust) -> Result<(), Stor
 
 /// The plan of a standing tree and what it holds, if all of it is here.
 async fn hold(loader: &Loader, tree: &Standing) -> Option<(crate::tree::DirectoryTree, Held)> {
-    let directory = loader.load(tree.digest).await.ok()?;
-    let pins = Parts::of(&directory).pin(&loader.store).await.ok()?;
+    let (directory, parts) = loader.load(tree.digest, ()).await.ok()?;
+    let pins = parts.pin(&loader.store).await.ok()?;
     let charge = loader.store.charge(directory.totals.own_bytes()).await.ok()?;
     Some((directory, Held::new(pins, charge)))
 }

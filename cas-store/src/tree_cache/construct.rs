@@ -13,10 +13,11 @@ use super::TreeError;
 use super::cache::{Landing, Shared};
 use super::farm::{Farm, Rest};
 use super::load::Fetching;
+use super::parts::Parts;
 use super::site::{Entry, Held, Site};
-use crate::blob::{BlobPin, BlobPins, BlobStore, PinTreeError, StoreError};
+use crate::blob::{BlobPin, BlobPins, PinTreeError, StoreError};
 use crate::digest::{Digest, FileKey};
-use crate::tree::{Directory, DirectoryTree};
+use crate::tree::DirectoryTree;
 
 /// Blobs that are linked by one job after they landed.
 const LANDED_A_JOB_MAX: usize = 512;
@@ -40,47 +41,6 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// What a tree is made of, each once.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    pub(super) directories: Vec<Digest>,
-    pub(super) keys: Vec<FileKey>,
-}
-
-impl Parts {
-    /// Collects the parts of `tree`, visiting shared nodes once.
-    pub(super) fn of(tree: &Directory) -> Self {
-        let mut directories = HashSet::from([tree.digest]);
-        let mut keys = HashSet::new();
-        let mut left = vec![tree];
-        while let Some(directory) = left.pop() {
-            for file in directory.files.iter().filter(|file| !file.key.digest.is_empty()) {
-                // A private copy is made of the plain blob.
-                let executable = file.key.executable && file.is_shared();
-                keys.insert(FileKey { executable, ..file.key });
-            }
-            let children = directory.directories.iter().map(|child| &*child.directory);
-            left.extend(children.filter(|child| directories.insert(child.digest)));
-        }
-        directories.retain(|digest| !digest.is_empty());
-        Self { directories: directories.into_iter().collect(), keys: keys.into_iter().collect() }
-    }
-
-    /// The parts whose blobs are (or are not) among `digests`.
-    fn select(&self, digests: &HashSet<Digest>, are_among: bool) -> Self {
-        let is_selected = |digest: &Digest| digests.contains(digest) == are_among;
-        Self {
-            directories: self.directories.iter().copied().filter(is_selected).collect(),
-            keys: self.keys.iter().copied().filter(|key| is_selected(&key.digest)).collect(),
-        }
-    }
-
-    /// Pins all of them.
-    pub(super) async fn pin(&self, store: &BlobStore) -> Result<BlobPins, PinTreeError> {
-        store.pin_tree(&self.directories, &self.keys).await
-    }
-}
-
 impl Construction {
     pub(super) fn new(shared: Arc<Shared>, root: Digest, landing: Arc<Landing>) -> Self {
         Self { shared, root, landing, is_stopped: StopOnDrop::default() }
@@ -88,8 +48,7 @@ impl Construction {
 
     /// Builds the tree and publishes it.
     pub(super) async fn build(self) -> Result<Entry, TreeError> {
-        let tree = self.shared.loader.load(self.root).await?;
-        let parts = Parts::of(&tree);
+        let (tree, parts) = self.shared.loader.load(self.root, self.landing.clone()).await?;
         let store = &self.shared.loader.store;
         let charge = store.charge(tree.totals.own_bytes()).await.map_err(|error| self.failed(error))?;
         let (pins, absent) = self.pin_present(&parts).await?;

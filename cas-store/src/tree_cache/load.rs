@@ -1,4 +1,5 @@
-//! From the digest of a root to a linked tree: `Directory` messages level by level, one hop to the disk a level.
+//! From the digest of a root to a linked tree: what is here of its `Directory` messages is read by one job of the
+//! pool, level by level, and what is not is fetched.
 //!
 //! Every distinct message is read once, whatever the tree expands to, and a subtree that some ready tree has is
 //! not read at all. Limits are checked by arithmetic on the shared nodes, before anything is created.
@@ -12,17 +13,12 @@ use parking_lot::Mutex;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
 use super::TreeError;
-use crate::blob::{BlobStore, StoreError};
+use super::parts::Parts;
+use crate::blob::{BlobPin, BlobStore, StoreError};
 use crate::digest::Digest;
 use crate::io::IoPool;
 use crate::source::{BlobSource, FetchError};
 use crate::tree::{self, Decoded, Directory, DirectoryTree, MalformedTree, TreeLimits};
-
-/// What is read into memory at once, in bytes; a larger message is read alone.
-const READ_BYTES_MAX: u64 = 32 << 20;
-
-/// What is decoded without a hop to the pool, in bytes.
-const DECODE_INLINE_BYTES_MAX: u64 = 16 << 10;
 
 /// Linked directories that are still in use, so that equal subtrees are one in memory.
 #[derive(Debug, Default)]
@@ -67,106 +63,90 @@ struct Loading {
     root: Digest,
     linked: HashMap<Digest, Arc<Directory>>,
     decoded: HashMap<Digest, Decoded>,
+    /// Messages that are not in the store, and their levels.
+    absent: Vec<(Digest, u64)>,
     nodes: u64,
+    /// Messages that were fetched, each once.
+    fetched: HashSet<Digest>,
+    /// Messages that are nowhere.
     missing: BTreeSet<Digest>,
 }
 
 impl Loader {
-    /// Loads the tree of `root`.
-    pub(super) async fn load(&self, root: Digest) -> Result<DirectoryTree, TreeError> {
+    /// Loads the tree of `root`, and collects what it is made of. Each job of the pool holds a clone of `guard`.
+    pub(super) async fn load(
+        &self,
+        root: Digest,
+        guard: impl Clone + Send + 'static,
+    ) -> Result<(DirectoryTree, Parts), TreeError> {
         let mut loading = Loading {
             root,
             linked: HashMap::new(),
             decoded: HashMap::new(),
+            absent: Vec::new(),
             nodes: 0,
+            fetched: HashSet::new(),
             missing: BTreeSet::new(),
         };
-        let mut level = vec![root];
-        let mut levels: u64 = 0;
-        while !level.is_empty() {
-            levels += 1;
-            check(root, "levels of directories", levels, self.limits.depth_max)?;
-            level.retain(|digest| !loading.take_interned(*digest, &self.interner));
-            for digest in &level {
-                let message_bytes_max = self.limits.message_bytes_max;
-                check(root, "bytes in a Directory message", digest.size_bytes(), message_bytes_max)?;
+        let mut level = vec![(root, 1)];
+        // Until a fetched message is read, its blob must not be evicted again.
+        let mut pins = Vec::new();
+        loop {
+            let (loader, guard) = (self.clone(), guard.clone());
+            let read = move || {
+                let _guard = guard;
+                loading.read(level, &loader)?;
+                let is_whole = loading.absent.is_empty() && loading.missing.is_empty();
+                let linked = is_whole.then(|| loading.link(&loader)).transpose()?;
+                Ok::<_, TreeError>((loading, linked))
+            };
+            let linked;
+            (loading, linked) = self.io.run(read).await?;
+            if let Some(loaded) = linked {
+                return Ok(loaded);
             }
-            let mut next = Vec::new();
-            for batch in batches(level) {
-                let decoded = self.read(batch, &mut loading).await?;
-                for directory in decoded {
-                    loading.nodes += nodes(&directory);
-                    next.extend(directory.directories.iter().map(|child| child.digest));
-                    loading.decoded.insert(directory.digest, directory);
-                }
-                check(root, "nodes", loading.nodes, self.limits.nodes_max)?;
+            if loading.absent.is_empty() {
+                return Err(self.missing(loading).await);
             }
-            next.sort_unstable();
-            next.dedup();
-            next.retain(|digest| loading.is_new(digest));
-            level = next;
+            level = std::mem::take(&mut loading.absent);
+            pins.extend(self.fetch(&mut loading, &mut level).await?);
         }
-        if !loading.missing.is_empty() {
-            return Err(self.missing(loading).await);
-        }
-        let tree = loading.link(&self.limits)?;
-        self.limits.check(&tree)?;
-        self.interner.extend(loading.linked.values());
-        Ok(tree)
     }
 
-    /// Reads and decodes messages, fetching those that are not here.
-    async fn read(&self, batch: Vec<Digest>, loading: &mut Loading) -> Result<Vec<Decoded>, TreeError> {
+    /// Fetches the messages of a level; those that are nowhere are taken out of it.
+    async fn fetch(
+        &self,
+        loading: &mut Loading,
+        level: &mut Vec<(Digest, u64)>,
+    ) -> Result<Vec<BlobPin>, TreeError> {
         let root = loading.root;
-        let store_error = |reason: StoreError| TreeError::Store { root, reason };
-        let mut messages = self.messages(batch.clone()).await.map_err(store_error)?;
-        let absent: Vec<Digest> = batch.into_iter().filter(|digest| !messages.contains_key(digest)).collect();
-        if !absent.is_empty() {
-            let mut fetching = Fetching::new(root);
-            let mut stream = self.source.fetch(absent.clone(), self.store.clone());
-            let mut pins = Vec::new();
-            while let Some(fetched) = stream.next().await {
-                match fetched.outcome {
-                    Ok(pin) => pins.push(pin),
-                    Err(error) => fetching.failed(fetched.digest, error)?,
-                }
-            }
-            fetching.check_answered()?;
-            loading.missing.extend(&fetching.missing);
-            let fetched = pins.iter().map(|pin| *pin.digest()).collect();
-            messages.extend(self.messages(fetched).await.map_err(store_error)?);
-            for digest in absent.iter().filter(|digest| !loading.missing.contains(digest)) {
-                if !messages.contains_key(digest) {
-                    return Err(store_error(StoreError::NotFound(*digest)));
-                }
+        if let Some((lost, _)) = level.iter().find(|(digest, _)| !loading.fetched.insert(*digest)) {
+            return Err(TreeError::Store { root, reason: StoreError::NotFound(*lost) });
+        }
+        let mut fetching = Fetching::new(root);
+        let absent = level.iter().map(|(digest, _)| *digest).collect();
+        let mut stream = self.source.fetch(absent, self.store.clone());
+        let mut pins = Vec::new();
+        while let Some(fetched) = stream.next().await {
+            match fetched.outcome {
+                Ok(pin) => pins.push(pin),
+                Err(error) => fetching.failed(fetched.digest, error)?,
             }
         }
-        self.decode(messages).await
+        fetching.check_answered()?;
+        level.retain(|(digest, _)| !fetching.missing.contains(digest));
+        loading.missing.append(&mut fetching.missing);
+        Ok(pins)
     }
 
-    /// Those of the messages that are here.
-    async fn messages(&self, digests: Vec<Digest>) -> Result<HashMap<Digest, Bytes>, StoreError> {
-        let (empty, stored): (Vec<_>, Vec<_>) = digests.into_iter().partition(Digest::is_empty);
-        let mut messages: HashMap<_, _> = empty.into_iter().map(|digest| (digest, Bytes::new())).collect();
-        if !stored.is_empty() {
-            let read = self.store.read_many(stored.clone()).await?;
-            let found = stored.into_iter().zip(read).filter_map(|(digest, data)| Some((digest, data?)));
-            messages.extend(found);
-        }
-        Ok(messages)
-    }
-
-    async fn decode(&self, messages: HashMap<Digest, Bytes>) -> Result<Vec<Decoded>, TreeError> {
-        let total_bytes: u64 = messages.values().map(|message| message.len() as u64).sum();
-        if total_bytes <= DECODE_INLINE_BYTES_MAX {
-            let decoded = messages.iter().map(|(digest, message)| tree::decode(*digest, message));
-            return Ok(decoded.collect::<Result<_, _>>()?);
-        }
-        let decode = move || {
-            messages.into_par_iter().map(|(digest, message)| tree::decode(digest, &message)).collect()
-        };
-        let decoded: Result<Vec<Decoded>, MalformedTree> = self.io.run(decode).await;
-        Ok(decoded?)
+    /// Reads and decodes one message; nothing if it is not here. Blocks.
+    fn decode(&self, root: Digest, digest: Digest, depth: u64) -> Result<Option<Decoded>, TreeError> {
+        check(root, "levels of directories", depth, self.limits.depth_max)?;
+        let message_bytes_max = self.limits.message_bytes_max;
+        check(root, "bytes in a Directory message", digest.size_bytes(), message_bytes_max)?;
+        let message = if digest.is_empty() { Ok(Some(Bytes::new())) } else { self.store.read_now(&digest) };
+        let message = message.map_err(|reason| TreeError::Store { root, reason })?;
+        Ok(message.map(|message| tree::decode(digest, &message)).transpose()?)
     }
 
     /// Completes the list of missing blobs by the files of the messages that are known.
@@ -189,6 +169,37 @@ impl Loader {
 }
 
 impl Loading {
+    /// Reads and decodes the messages of `level` and below, as far as they are here. Blocks; forks over the pool.
+    fn read(&mut self, mut level: Vec<(Digest, u64)>, loader: &Loader) -> Result<(), TreeError> {
+        let root = self.root;
+        while !level.is_empty() {
+            level.retain(|(digest, _)| !self.take_interned(*digest, &loader.interner));
+            let decode = |(digest, depth): (Digest, u64)| {
+                let outcome = loader.decode(root, digest, depth)?;
+                Ok((digest, depth, outcome))
+            };
+            let decoded: Vec<_> = level.into_par_iter().map(decode).collect::<Result<_, TreeError>>()?;
+            let mut next = Vec::new();
+            for (digest, depth, outcome) in decoded {
+                let Some(directory) = outcome else {
+                    self.absent.push((digest, depth));
+                    continue;
+                };
+                self.nodes += nodes(&directory);
+                next.extend(directory.directories.iter().map(|child| (child.digest, depth + 1)));
+                self.decoded.insert(digest, directory);
+            }
+            check(root, "nodes", self.nodes, loader.limits.nodes_max)?;
+            next.sort_unstable();
+            next.dedup_by_key(|(digest, _)| *digest);
+            next.retain(|(digest, _)| self.is_new(digest));
+            level = next;
+        }
+        self.absent.sort_unstable();
+        self.absent.dedup_by_key(|(digest, _)| *digest);
+        Ok(())
+    }
+
     fn is_new(&self, digest: &Digest) -> bool {
         !self.linked.contains_key(digest)
             && !self.decoded.contains_key(digest)
@@ -201,8 +212,17 @@ impl Loading {
         true
     }
 
+    /// Links the tree, and checks what it expands to.
+    fn link(&mut self, loader: &Loader) -> Result<(DirectoryTree, Parts), TreeError> {
+        let tree = self.link_messages(&loader.limits)?;
+        loader.limits.check(&tree)?;
+        loader.interner.extend(self.linked.values());
+        let parts = Parts::of(&tree);
+        Ok((tree, parts))
+    }
+
     /// Links all messages, children before parents.
-    fn link(&mut self, limits: &TreeLimits) -> Result<DirectoryTree, TreeError> {
+    fn link_messages(&mut self, limits: &TreeLimits) -> Result<DirectoryTree, TreeError> {
         let mut path = vec![self.root];
         let mut expanded = HashSet::new();
         while let Some(digest) = path.last().copied() {
@@ -292,21 +312,4 @@ impl Fetching {
 
 fn nodes(directory: &Decoded) -> u64 {
     (directory.files.len() + directory.directories.len() + directory.symlinks.len()) as u64
-}
-
-/// Cuts a level into parts that may be in memory at once.
-fn batches(level: Vec<Digest>) -> Vec<Vec<Digest>> {
-    let mut batches: Vec<Vec<Digest>> = Vec::new();
-    let mut batch_bytes = 0;
-    for digest in level {
-        batch_bytes += digest.size_bytes();
-        match batches.last_mut() {
-            Some(batch) if batch_bytes <= READ_BYTES_MAX => batch.push(digest),
-            _ => {
-                batch_bytes = digest.size_bytes();
-                batches.push(vec![digest]);
-            }
-        }
-    }
-    batches
 }

@@ -18,6 +18,7 @@ mod farm;
 mod flight;
 mod index;
 mod load;
+mod parts;
 mod site;
 
 use std::fmt;
