@@ -1,0 +1,1 @@
+//! The content-addressable storage in general.

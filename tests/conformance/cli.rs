@@ -1,0 +1,1 @@
+//! Habits of clients that have to keep working.

@@ -1,0 +1,1 @@
+//! Commands: environment, arguments, working directory.

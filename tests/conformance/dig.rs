@@ -1,0 +1,1 @@
+//! Digests and the encoding that they are of.

@@ -1,0 +1,1 @@
+//! Input files and how they are laid out.

@@ -1,0 +1,1 @@
+//! Outputs: how they are declared and checked.

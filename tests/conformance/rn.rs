@@ -1,0 +1,1 @@
+//! The resource names of `ByteStream`.

@@ -1,0 +1,1 @@
+//! Symbolic links in the input tree.
