@@ -84,6 +84,12 @@ impl Failure {
         Self { detail: Some(Detail::Missing(digests)), ..Self::new(Code::FailedPrecondition, message) }
     }
 
+    /// The same failure of a part, named by its field.
+    #[must_use]
+    pub fn within(self, field: &str) -> Self {
+        Self { message: shorten(format!("{field}: {}", self.message)), ..self }
+    }
+
     /// Both failures as one: all missing blobs together, else the graver one.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -189,7 +195,7 @@ impl From<PathError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Mismatch { .. } => Self::invalid(error.to_string()),
+            StoreError::Mismatch { .. } | StoreError::TooLarge { .. } => Self::invalid(error.to_string()),
             StoreError::NoSpace { .. } => Self {
                 detail: Some(Detail::RetryAfter(FULL_RETRY_DELAY)),
                 ..Self::new(Code::ResourceExhausted, error.to_string())
@@ -217,6 +223,7 @@ impl Failure {
             StoreError::NotFound(digest) => Self::missing(what, &[*digest]),
             // Nothing that a client sent is ingested here: wrong bytes are a fault on this side.
             StoreError::Mismatch { .. } => Self::internal(format!("{what}: {error}")),
+            StoreError::TooLarge { .. } => Self::new(Code::ResourceExhausted, format!("{what}: {error}")),
             error => error.clone().into(),
         }
     }

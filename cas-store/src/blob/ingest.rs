@@ -88,6 +88,7 @@ impl BlobStore {
             Admission::Present(pin) => return Ok(pin),
             Admission::Lead(ticket) => ticket,
         };
+        self.check_size(digest)?;
         let reservation = self.space.reserve(self.space.layout.disk_bytes(digest.size_bytes())).await?;
         let space = self.space.clone();
         self.space.environment.io.run(move || space.write_whole(ticket, reservation, digest, &data)).await
@@ -127,6 +128,7 @@ impl BlobStore {
             Admission::Present(pin) => return Ok(Ingest::Present(pin)),
             Admission::Lead(ticket) => ticket,
         };
+        self.check_size(digest)?;
         let reservation = self.space.reserve(self.space.layout.disk_bytes(digest.size_bytes())).await?;
         let writer = BlobWriter::new(ticket, reservation, digest, self.space.clone());
         Ok(Ingest::Write(writer))

@@ -69,6 +69,14 @@ pub enum StoreError {
         /// What came: another digest, or "more than N bytes".
         found: String,
     },
+    /// The blob is larger than all that the store may take.
+    #[error("blob {digest} is too large: at most {size_bytes_max} bytes are stored")]
+    TooLarge {
+        /// What was announced.
+        digest: Digest,
+        /// The size of the largest blob.
+        size_bytes_max: u64,
+    },
     /// The disk, or the store's share of it, is full of things in use.
     #[error("no space for {needed_bytes} bytes: {reason}")]
     NoSpace {
@@ -162,6 +170,21 @@ impl BlobStore {
     pub async fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, StoreError> {
         let reservation = self.space.reserve(bytes).await?;
         Ok(Charge::of(reservation, &self.space))
+    }
+
+    /// The size of the largest blob that can ever be stored.
+    pub fn blob_size_bytes_max(&self) -> u64 {
+        let block_bytes = self.space.layout.disk_bytes(1);
+        self.space.lock().ledger.limit_bytes() / block_bytes * block_bytes
+    }
+
+    /// Refuses what cannot fit, before any of it is sent.
+    fn check_size(&self, digest: Digest) -> Result<(), StoreError> {
+        let size_bytes_max = self.blob_size_bytes_max();
+        if digest.size_bytes() > size_bytes_max {
+            return Err(StoreError::TooLarge { digest, size_bytes_max });
+        }
+        Ok(())
     }
 
     /// Figures.

@@ -1,6 +1,7 @@
 //! How blobs go out: by range, in batches, or as a stream. A whole blob is in memory only where the caller asks.
 //!
-//! A file that is shorter or longer than its digest says is damaged: it is dropped, and the blob is not here.
+//! A file that has not the size of its digest, or not the time that every blob bears, was written to by somebody
+//! else: it is dropped, and the blob is not here.
 
 use std::fmt;
 use std::fs::File;
@@ -15,6 +16,7 @@ use futures::Stream;
 use futures::future::BoxFuture;
 use nix::errno::Errno;
 
+use super::layout::blob_mtime;
 use super::ledger::SlotKey;
 use super::space::Space;
 use super::{BlobPin, BlobStore, StoreError};
@@ -116,7 +118,8 @@ impl Space {
             opened => opened?,
         };
         let path = self.layout.locate(&key).1;
-        if file::stat(&file, &path)?.size_bytes == digest.size_bytes() {
+        let stat = file::stat(&file, &path)?;
+        if stat.size_bytes == digest.size_bytes() && stat.mtime == blob_mtime() {
             Ok(file)
         } else {
             Err(StoreError::NotFound(*digest))

@@ -61,17 +61,20 @@ fn whose_fault_it_is_decides_the_code() {
     let malformed =
         MalformedTree::Directory { digest: root, field: "files".into(), reason: "is wrong".into() };
     let full = StoreError::NoSpace { needed_bytes: 1, reason: "full".into() };
+    let too_large = StoreError::TooLarge { digest: root, size_bytes_max: 1 };
     let collect = |precondition| CollectError::Undeclarable {
         path: "out".into(),
         reason: "is a socket".into(),
         precondition,
     };
-    let cases: [(Failure, Code); 14] = [
+    let cases: [(Failure, Code); 16] = [
         (TreeError::Malformed(malformed).into(), Code::InvalidArgument),
         (TreeError::Fetch { root, reason: unavailable }.into(), Code::Unavailable),
         (TreeError::Fetch { root, reason: FetchError::Missing }.into(), Code::FailedPrecondition),
         (TreeError::Store { root, reason: full.clone() }.into(), Code::ResourceExhausted),
         (TreeError::Aborted { root }.into(), Code::Internal),
+        (too_large.clone().into(), Code::InvalidArgument),
+        (Failure::of_store("an output", &too_large), Code::ResourceExhausted),
         (StoreError::from(path(Errno::EIO)).into(), Code::Internal),
         (StoreError::from(path(Errno::ENOSPC)).into(), Code::ResourceExhausted),
         (StoreError::NotFound(root).into(), Code::NotFound),

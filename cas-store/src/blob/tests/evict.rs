@@ -84,7 +84,8 @@ async fn a_store_full_of_things_in_use_has_no_space() {
     assert!(is_full(&put(&store, 4).await));
     assert!(matches!(store.charge(1).await, Err(StoreError::NoSpace { .. })));
     let too_large = noise(40_000, 1);
-    assert!(is_full(&store.put(sha(&too_large), too_large).await), "larger than everything");
+    let outcome = store.put(sha(&too_large), too_large).await;
+    assert!(matches!(outcome, Err(StoreError::TooLarge { .. })), "larger than everything: {outcome:?}");
     let outcomes =
         store.put_many((5..7).map(|seed| (sha(&noise(8000, seed)), noise(8000, seed))).collect()).await;
     assert!(outcomes.iter().all(is_full));

@@ -3,12 +3,10 @@
 //! An entry belongs to its instance, and to the function, hash and size of its action's digest. Contents inside
 //! a result are stored as blobs first. Last writer wins.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_cas_store::name::RelPath;
 use longshore_cas_store::record::{RecordKey, RecordStore};
 use longshore_proto::reapi::action_cache_server::ActionCache as ActionCacheRpc;
 use longshore_proto::{Message, reapi};
@@ -16,9 +14,9 @@ use tonic::{Code, Request, Response, Status};
 
 use super::digests::{digest, one};
 use super::inline::{self, Inline};
-use super::instance;
-use super::limits::METADATA_BYTES_MAX;
+use super::limits::{METADATA_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::references::{self, Unfit};
+use super::{instance, output_paths};
 use crate::status::Failure;
 
 /// Results of actions, in the store.
@@ -60,6 +58,18 @@ impl ActionCache {
         }
     }
 
+    /// The same, with the contents that a client would like to find inside.
+    pub(super) async fn get_with(
+        &self,
+        instance: &str,
+        action: &Digest,
+        wanted: &Inline<'_>,
+    ) -> Result<Option<reapi::ActionResult>, Failure> {
+        let Some(mut result) = self.get(instance, action).await? else { return Ok(None) };
+        inline::move_in(&self.store, action.function(), wanted, &mut result).await?;
+        Ok(Some(result))
+    }
+
     /// Keeps the result of an action.
     pub(super) async fn put(
         &self,
@@ -84,12 +94,12 @@ impl ActionCache {
     /// Reads a message that an upload to the cache requires.
     async fn required<M: Message + Default>(&self, what: &str, digest: &Digest) -> Result<M, Failure> {
         if digest.size_bytes() > METADATA_BYTES_MAX {
-            return Err(Failure::invalid(format!("{what}: {digest} is too large")));
+            return Err(Failure::invalid(format!("{what}: blob {digest} is too large")));
         }
         let message = self.store.read_many(vec![*digest]).await?.pop().flatten();
         let message = message.ok_or_else(|| Failure::missing(what, &[*digest]))?;
         M::decode(message)
-            .map_err(|error| Failure::invalid(format!("{what}: {digest} is malformed: {error}")))
+            .map_err(|error| Failure::invalid(format!("{what}: blob {digest} is malformed: {error}")))
     }
 
     /// Keeps a result that comes from a client, if it is sound.
@@ -100,13 +110,16 @@ impl ActionCache {
         mut result: reapi::ActionResult,
     ) -> Result<reapi::ActionResult, Failure> {
         let function = action_digest.function();
-        let action: reapi::Action = self.required("the action", action_digest).await?;
+        let action: reapi::Action = self.required("action_digest", action_digest).await?;
         let command_digest = digest(function, "action.command_digest", action.command_digest.as_ref())?;
-        let command: reapi::Command = self.required("the command", &command_digest).await?;
-        check_paths(&command.working_directory, &result)?;
-        inline::move_out(&self.store, function, &mut result).await?;
+        let command: reapi::Command = self.required("action.command_digest", &command_digest).await?;
+        output_paths::check(&command.working_directory, &result)?;
+        inline::move_out(&self.store, function, &mut result)
+            .await
+            .map_err(|failure| failure.within("action_result"))?;
+        check_size(&result)?;
         references::check(&self.store, function, &result).await.map_err(|unfit| match unfit {
-            Unfit::Missing(digests) => Failure::missing("an output", &digests),
+            Unfit::Missing(digests) => Failure::missing("an output in action_result", &digests),
             Unfit::Malformed(reason) => Failure::invalid(format!("action_result: {reason}")),
             Unfit::Failed(failure) => failure,
         })?;
@@ -122,29 +135,13 @@ fn record_key(instance: &str, action: &Digest) -> RecordKey {
     hash.hash().try_into().expect("SHA-256 gives 32 bytes")
 }
 
-/// Refuses output paths that lead out of the input root, and those that are used twice.
-#[expect(deprecated, reason = "clients of REAPI 2.0 fill the old lists of links")]
-fn check_paths(working_directory: &str, result: &reapi::ActionResult) -> Result<(), Failure> {
-    let base = RelPath::parse(working_directory)
-        .map_err(|error| Failure::invalid(format!("command.working_directory: {error}")))?;
-    let links =
-        |links: &[reapi::OutputSymlink]| links.iter().map(|link| link.path.clone()).collect::<Vec<_>>();
-    let contents = result.output_files.iter().map(|file| file.path.clone());
-    let contents = contents.chain(result.output_directories.iter().map(|directory| directory.path.clone()));
-    let contents: Vec<_> = contents.collect();
-    let mut old_links = links(&result.output_file_symlinks);
-    old_links.extend(links(&result.output_directory_symlinks));
-    // A link may be in the old lists and in the new one.
-    for links in [links(&result.output_symlinks), old_links] {
-        let mut seen = HashSet::new();
-        for path in contents.iter().chain(&links) {
-            let wrong =
-                |reason: String| Failure::invalid(format!("action_result: output path {path:?}: {reason}"));
-            let resolved = base.join(path).map_err(|error| wrong(error.to_string()))?;
-            if !seen.insert(resolved) {
-                return Err(wrong("is used twice".to_owned()));
-            }
-        }
+/// Refuses a result that no client could be sent.
+fn check_size(result: &reapi::ActionResult) -> Result<(), Failure> {
+    let bytes = result.encoded_len();
+    if bytes > RESPONSE_BYTES_MAX {
+        return Err(Failure::invalid(format!(
+            "action_result: has {bytes} bytes without the contents of outputs, at most {RESPONSE_BYTES_MAX} are taken"
+        )));
     }
     Ok(())
 }
@@ -171,16 +168,14 @@ impl ActionCacheRpc for ActionCacheService {
         let request = request.into_inner();
         instance::check(&request.instance_name)?;
         let action = one(request.digest_function, request.action_digest.as_ref(), "action_digest")?;
-        let Some(mut result) = self.cache.get(&request.instance_name, &action).await? else {
-            return Err(Failure::new(Code::NotFound, format!("no result of action {action} is known")).into());
-        };
         let wanted = Inline {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             output_files: &request.inline_output_files,
         };
-        inline::move_in(&self.cache.store, action.function(), &wanted, &mut result).await?;
-        Ok(Response::new(result))
+        let result = self.cache.get_with(&request.instance_name, &action, &wanted).await?;
+        let unknown = || Failure::new(Code::NotFound, format!("no result of action {action} is known"));
+        Ok(Response::new(result.ok_or_else(unknown)?))
     }
 
     async fn update_action_result(

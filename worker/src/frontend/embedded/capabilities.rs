@@ -1,5 +1,8 @@
 //! The service `Capabilities`: what this server does, and nothing that it does not.
 
+use std::sync::Arc;
+
+use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::DigestFunction;
 use longshore_proto::reapi::capabilities_server::Capabilities;
 use longshore_proto::{reapi, semver};
@@ -9,8 +12,10 @@ use super::instance;
 use super::limits::BATCH_BYTES_MAX;
 
 /// Answers `GetCapabilities`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CapabilitiesService;
+#[derive(Clone, Debug)]
+pub(super) struct CapabilitiesService {
+    pub(super) store: Arc<BlobStore>,
+}
 
 #[tonic::async_trait]
 impl Capabilities for CapabilitiesService {
@@ -19,11 +24,11 @@ impl Capabilities for CapabilitiesService {
         call: Request<reapi::GetCapabilitiesRequest>,
     ) -> Result<Response<reapi::ServerCapabilities>, Status> {
         instance::check(&call.get_ref().instance_name)?;
-        Ok(Response::new(capabilities()))
+        Ok(Response::new(capabilities(self.store.blob_size_bytes_max())))
     }
 }
 
-fn capabilities() -> reapi::ServerCapabilities {
+fn capabilities(blob_size_bytes_max: u64) -> reapi::ServerCapabilities {
     let functions: Vec<i32> = DigestFunction::ALL.iter().map(|function| function.to_wire().into()).collect();
     let priorities = reapi::PriorityCapabilities {
         priorities: vec![reapi::priority_capabilities::PriorityRange {
@@ -38,6 +43,7 @@ fn capabilities() -> reapi::ServerCapabilities {
                 update_enabled: true,
             }),
             max_batch_total_size_bytes: BATCH_BYTES_MAX.cast_signed(),
+            max_cas_blob_size_bytes: i64::try_from(blob_size_bytes_max).unwrap_or(i64::MAX),
             symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed.into(),
             ..Default::default()
         }),

@@ -4,22 +4,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use longshore_cas_store::blob::BlobStore;
-use longshore_cas_store::digest::{Digest, DigestFunction};
+use longshore_cas_store::digest::Digest;
+use longshore_proto::reapi;
 use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorage;
-use longshore_proto::reapi::{
-    self, batch_read_blobs_response, batch_update_blobs_request, batch_update_blobs_response, compressor,
-};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::digests::{all, digest, function_of};
-use super::instance;
-use super::limits::BATCH_BYTES_MAX;
+use super::digests::all;
 use super::tree_pages::TreePages;
-use crate::status::{self, Failure};
+use super::{batch, instance};
 
 /// The `ContentAddressableStorage` service.
 #[derive(Clone, Debug)]
@@ -30,68 +25,6 @@ pub(super) struct CasService {
 impl CasService {
     pub(super) fn new(store: Arc<BlobStore>) -> Self {
         Self { store }
-    }
-
-    /// Stores the entries that are well formed; one outcome each, in order.
-    async fn store_entries(
-        &self,
-        function: DigestFunction,
-        entries: Vec<batch_update_blobs_request::Request>,
-    ) -> Vec<batch_update_blobs_response::Response> {
-        let mut outcomes = Vec::with_capacity(entries.len());
-        let (mut blobs, mut places) = (Vec::new(), Vec::new());
-        for (index, entry) in entries.into_iter().enumerate() {
-            let checked = check_entry(function, index, &entry);
-            outcomes.push((entry.digest, checked.clone().map(drop)));
-            if let Ok(digest) = checked {
-                blobs.push((digest, Bytes::from(entry.data)));
-                places.push(index);
-            }
-        }
-        for (index, stored) in places.into_iter().zip(self.store.put_many(blobs).await) {
-            outcomes[index].1 = stored.map(drop).map_err(Failure::from);
-        }
-        let response = |(digest, outcome): (_, Result<(), Failure>)| batch_update_blobs_response::Response {
-            digest,
-            status: Some(outcome.map_or_else(|failure| failure.to_rpc(), |()| status::ok())),
-        };
-        outcomes.into_iter().map(response).collect()
-    }
-}
-
-fn check_entry(
-    function: DigestFunction,
-    index: usize,
-    entry: &batch_update_blobs_request::Request,
-) -> Result<Digest, Failure> {
-    if entry.compressor != compressor::Value::Identity as i32 {
-        let compressor = entry.compressor;
-        return Err(Failure::invalid(format!("requests[{index}].compressor: {compressor} is not offered")));
-    }
-    digest(function, &format!("requests[{index}].digest"), entry.digest.as_ref())
-}
-
-/// Refuses a batch whose blobs are larger together than announced.
-fn check_batch(sizes_bytes: impl Iterator<Item = u64>) -> Result<(), Failure> {
-    let total_bytes = sizes_bytes.fold(0, u64::saturating_add);
-    if total_bytes > BATCH_BYTES_MAX {
-        return Err(Failure::invalid(format!(
-            "the blobs of the batch have {total_bytes} bytes, at most {BATCH_BYTES_MAX} are taken"
-        )));
-    }
-    Ok(())
-}
-
-fn read_outcome(digest: &Digest, content: Option<Bytes>) -> batch_read_blobs_response::Response {
-    let status = match &content {
-        Some(_) => status::ok(),
-        None => Failure::new(Code::NotFound, format!("blob {digest} is not in the store")).to_rpc(),
-    };
-    batch_read_blobs_response::Response {
-        digest: Some(digest.to_wire()),
-        data: content.unwrap_or_default().into(),
-        compressor: compressor::Value::Identity as i32,
-        status: Some(status),
     }
 }
 
@@ -119,11 +52,7 @@ impl ContentAddressableStorage for CasService {
     ) -> Result<Response<reapi::BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
         instance::check(&request.instance_name)?;
-        let digests = request.requests.iter().filter_map(|entry| entry.digest.as_ref());
-        let function = function_of(request.digest_function, digests)?;
-        check_batch(request.requests.iter().map(|entry| entry.data.len() as u64))?;
-        let responses = self.store_entries(function, request.requests).await;
-        Ok(Response::new(reapi::BatchUpdateBlobsResponse { responses }))
+        Ok(Response::new(batch::update(&self.store, request).await?))
     }
 
     async fn batch_read_blobs(
@@ -132,12 +61,7 @@ impl ContentAddressableStorage for CasService {
     ) -> Result<Response<reapi::BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
         instance::check(&request.instance_name)?;
-        let digests = all(request.digest_function, &request.digests, "digests")?;
-        check_batch(digests.iter().map(Digest::size_bytes))?;
-        let contents = self.store.read_many(digests.clone()).await.map_err(Failure::from)?;
-        let responses =
-            digests.iter().zip(contents).map(|(digest, content)| read_outcome(digest, content)).collect();
-        Ok(Response::new(reapi::BatchReadBlobsResponse { responses }))
+        Ok(Response::new(batch::read(&self.store, &request).await?))
     }
 
     type GetTreeStream = BoxStream<'static, Result<reapi::GetTreeResponse, Status>>;

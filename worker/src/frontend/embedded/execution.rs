@@ -41,7 +41,8 @@ impl ExecutionService {
         let action = self.load(digest).await?;
         if !request.skip_cache_lookup
             && !action.do_not_cache
-            && let Some(result) = self.cache.get(&request.instance_name, &digest).await?
+            && let Some(result) =
+                self.cache.get_with(&request.instance_name, &digest, &wanted(&request)).await?
         {
             self.scheduler.count_cache_hit();
             let response = reapi::ExecuteResponse {
@@ -74,6 +75,14 @@ impl ExecutionService {
         let bytes = bytes.ok_or_else(|| Failure::missing("the Action", &[digest]))?;
         reapi::Action::decode(bytes)
             .map_err(|error| Failure::invalid(format!("action_digest {digest}: is not an Action: {error}")))
+    }
+}
+
+fn wanted(request: &reapi::ExecuteRequest) -> super::inline::Inline<'_> {
+    super::inline::Inline {
+        stdout: request.inline_stdout,
+        stderr: request.inline_stderr,
+        output_files: &request.inline_output_files,
     }
 }
 

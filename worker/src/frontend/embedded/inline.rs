@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_proto::reapi;
+use longshore_proto::{Message as _, reapi};
 
 use super::digests::digest;
-use super::limits::INLINE_BYTES_MAX;
+use super::limits::{INLINE_BYTES_MAX, RESPONSE_BYTES_MAX};
 use crate::status::Failure;
 
 /// What a client would like to find inside a result.
@@ -29,28 +29,29 @@ pub(super) async fn move_out(
     result: &mut reapi::ActionResult,
 ) -> Result<(), Failure> {
     let streams = [
-        ("stdout_digest", &mut result.stdout_raw, &mut result.stdout_digest),
-        ("stderr_digest", &mut result.stderr_raw, &mut result.stderr_digest),
+        ("stdout".to_owned(), &mut result.stdout_raw, &mut result.stdout_digest),
+        ("stderr".to_owned(), &mut result.stderr_raw, &mut result.stderr_digest),
     ];
-    let files = result.output_files.iter_mut().map(|file| {
+    let files = result.output_files.iter_mut().enumerate().map(|(index, file)| {
         let reapi::OutputFile { contents, digest, .. } = file;
-        ("output_files.digest", contents, digest)
+        (format!("output_files[{index}]"), contents, digest)
     });
-    let mut blobs = Vec::new();
+    let (mut blobs, mut fields) = (Vec::new(), Vec::new());
     for (field, contents, wire) in streams.into_iter().chain(files) {
         if contents.is_empty() {
             continue;
         }
         let data = Bytes::from(std::mem::take(contents));
         let stored_as = match wire.as_ref() {
-            Some(wire) => digest(function, field, Some(wire))?,
+            Some(wire) => digest(function, &format!("{field}: digest"), Some(wire))?,
             None => function.digest(&data),
         };
         *wire = Some(stored_as.to_wire());
         blobs.push((stored_as, data));
+        fields.push(field);
     }
-    for stored in store.put_many(blobs).await {
-        stored?;
+    for (field, stored) in fields.iter().zip(store.put_many(blobs).await) {
+        stored.map_err(|error| Failure::from(error).within(field))?;
     }
     Ok(())
 }
@@ -62,6 +63,8 @@ pub(super) async fn move_in(
     wanted: &Inline<'_>,
     result: &mut reapi::ActionResult,
 ) -> Result<(), Failure> {
+    // The message must stay one that peers accept.
+    let room_bytes = RESPONSE_BYTES_MAX.saturating_sub(result.encoded_len()) as u64;
     let streams = [
         (wanted.stdout, &result.stdout_digest, &mut result.stdout_raw),
         (wanted.stderr, &result.stderr_digest, &mut result.stderr_raw),
@@ -70,7 +73,7 @@ pub(super) async fn move_in(
         let reapi::OutputFile { path, contents, digest, .. } = file;
         (wanted.output_files.contains(path), &*digest, contents)
     });
-    let mut left_bytes = INLINE_BYTES_MAX;
+    let mut left_bytes = INLINE_BYTES_MAX.min(room_bytes);
     let (mut digests, mut places) = (Vec::new(), Vec::new());
     for (wanted, wire, contents) in streams.into_iter().chain(files) {
         let Ok(digest) = Digest::from_wire(function, wire.as_ref()) else { continue };

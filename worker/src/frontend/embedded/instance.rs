@@ -2,6 +2,9 @@
 
 use crate::status::Failure;
 
+/// The longest name that is taken, in bytes.
+const NAME_BYTES_MAX: usize = 1024;
+
 /// Segments that resource names use themselves (REAPI, `instance_name`).
 const RESERVED: [&str; 7] =
     ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
@@ -11,13 +14,19 @@ pub(super) fn check(name: &str) -> Result<(), Failure> {
     if name.is_empty() {
         return Ok(());
     }
+    if name.len() > NAME_BYTES_MAX {
+        let length = name.len();
+        return Err(Failure::invalid(format!(
+            "instance_name: has {length} bytes, at most {NAME_BYTES_MAX} are taken"
+        )));
+    }
     for segment in name.split('/') {
         if segment.is_empty() {
-            return Err(Failure::invalid(format!("instance_name {name:?} has an empty segment")));
+            return Err(Failure::invalid(format!("instance_name: {name:?} has an empty segment")));
         }
         if RESERVED.contains(&segment) {
             return Err(Failure::invalid(format!(
-                "instance_name {name:?} has the reserved segment {segment:?}"
+                "instance_name: {name:?} has the reserved segment {segment:?}"
             )));
         }
     }
@@ -36,5 +45,7 @@ mod tests {
         for name in ["blobs", "a/uploads", "a//b", "/a", "a/", "compressed-blobs/x"] {
             assert!(check(name).is_err(), "{name:?}");
         }
+        assert!(check(&"a".repeat(NAME_BYTES_MAX)).is_ok());
+        assert!(check(&"a".repeat(NAME_BYTES_MAX + 1)).is_err());
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// What one batch may carry, announced in Capabilities: below the 4 MiB that gRPC peers accept by default, with
-/// room for the digests around the data.
-pub(super) const BATCH_BYTES_MAX: u64 = (4 << 20) - (64 << 10);
-/// The largest message that is decoded: a batch that is somewhat too large is answered, not cut off.
-pub(super) const DECODE_BYTES_MAX: usize = (4 << 20) + (1 << 20);
+/// The largest message that gRPC peers accept by default.
+pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// What one batch may carry, announced in Capabilities: thousands of digests and statuses fit around it.
+pub(super) const BATCH_BYTES_MAX: u64 = (4 << 20) - (512 << 10);
+/// The largest message that is decoded: a batch that is too large is answered, not cut off.
+pub(super) const DECODE_BYTES_MAX: usize = 8 << 20;
 /// What a page of Directories is filled up to: below what peers accept, with room for what is around them.
 pub(super) const RESPONSE_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 /// The most Directories in one response where the client names no page size.

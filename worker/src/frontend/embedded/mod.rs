@@ -5,6 +5,7 @@
 //! anew.
 
 mod action_cache;
+mod batch;
 mod bytestream;
 mod capabilities;
 mod cas;
@@ -14,6 +15,7 @@ mod inline;
 mod instance;
 mod limits;
 mod operation;
+mod output_paths;
 mod references;
 mod resource_name;
 mod scheduler;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::{Digest, DigestFunction};
+use longshore_cas_store::name::NodeName;
 use longshore_proto::{Message as _, reapi};
 
 use super::limits::METADATA_BYTES_MAX;
@@ -27,23 +28,23 @@ impl From<Failure> for Unfit {
     }
 }
 
-/// Checks that everything that `result` names is here, and marks it used.
+/// Checks that everything that `result` names is here, and marks it used. What is missing is told all at once.
 pub(super) async fn check(
     store: &Arc<BlobStore>,
     function: DigestFunction,
     result: &reapi::ActionResult,
 ) -> Result<(), Unfit> {
     let named = Named::of(function, result).map_err(Unfit::Malformed)?;
-    // Before anything is read: most of what is gone shows here.
-    require(store, &named.blobs)?;
+    let mut missing = store.find_missing(&named.blobs);
     for tree in &named.trees {
-        let files = read_tree(store, tree).await?;
-        require(store, &files)?;
+        if let Some(files) = read_tree(store, tree).await? {
+            missing.extend(store.find_missing(&files));
+        }
     }
     for root in &named.roots {
-        check_directories(store, *root).await?;
+        missing.extend(missing_below(store, *root).await?);
     }
-    Ok(())
+    if missing.is_empty() { Ok(()) } else { Err(Unfit::Missing(missing)) }
 }
 
 /// What a result names in its own fields.
@@ -90,48 +91,58 @@ impl Named {
     }
 }
 
-fn require(store: &BlobStore, digests: &[Digest]) -> Result<(), Unfit> {
-    let missing = store.find_missing(digests);
-    if missing.is_empty() { Ok(()) } else { Err(Unfit::Missing(missing)) }
-}
-
-/// The files in a `Tree` message.
-async fn read_tree(store: &Arc<BlobStore>, digest: &Digest) -> Result<Vec<Digest>, Unfit> {
+/// The files in a `Tree` message; nothing if the message is not here.
+async fn read_tree(store: &Arc<BlobStore>, digest: &Digest) -> Result<Option<Vec<Digest>>, Unfit> {
     let malformed = |reason: String| Unfit::Malformed(format!("tree {digest}: {reason}"));
     if digest.size_bytes() > METADATA_BYTES_MAX {
         return Err(malformed("is too large".to_owned()));
     }
     let message = store.read_many(vec![*digest]).await.map_err(Failure::from)?.pop().flatten();
-    let message = message.ok_or_else(|| Unfit::Missing(vec![*digest]))?;
+    let Some(message) = message else { return Ok(None) };
     let tree = reapi::Tree::decode(message).map_err(|error| malformed(error.to_string()))?;
     let mut files = Vec::new();
     for directory in tree.root.iter().chain(&tree.children) {
         files_of(digest.function(), directory, &mut files).map_err(malformed)?;
     }
-    Ok(files)
+    Ok(Some(files))
 }
 
-async fn check_directories(store: &Arc<BlobStore>, root: Digest) -> Result<(), Unfit> {
+/// What is missing of the directories below `root` and their files.
+async fn missing_below(store: &Arc<BlobStore>, root: Digest) -> Result<Vec<Digest>, Unfit> {
     let mut walk = Walk::new(store.clone(), root);
+    let mut missing = Vec::new();
     while let Some(Visit { digest, found }) = walk.next().await? {
         let directory = match found {
             Found::Directory(directory) => directory,
-            Found::Missing => return Err(Unfit::Missing(vec![digest])),
+            Found::Missing => {
+                missing.push(digest);
+                continue;
+            }
             Found::Malformed(reason) => return Err(Unfit::Malformed(format!("directory {digest} {reason}"))),
         };
         let mut files = Vec::new();
         files_of(digest.function(), &directory, &mut files)
             .map_err(|reason| Unfit::Malformed(format!("directory {digest}: {reason}")))?;
-        require(store, &files)?;
+        missing.extend(store.find_missing(&files));
     }
-    Ok(())
+    Ok(missing)
 }
 
+/// The files of a directory whose names are all ones that a client can write to.
 fn files_of(
     function: DigestFunction,
     directory: &reapi::Directory,
     files: &mut Vec<Digest>,
 ) -> Result<(), String> {
+    let names = directory.files.iter().map(|node| &node.name);
+    let names = names.chain(directory.directories.iter().map(|node| &node.name));
+    for name in names.chain(directory.symlinks.iter().map(|node| &node.name)) {
+        NodeName::parse(name).map_err(|error| error.to_string())?;
+    }
+    for node in &directory.directories {
+        let digest = Digest::from_wire(function, node.digest.as_ref());
+        digest.map_err(|error| format!("directory {:?}: {error}", node.name))?;
+    }
     for node in &directory.files {
         let digest = Digest::from_wire(function, node.digest.as_ref());
         files.push(digest.map_err(|error| format!("file {:?}: {error}", node.name))?);

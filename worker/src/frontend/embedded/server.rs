@@ -172,6 +172,6 @@ impl Embedded {
             )
             .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(DECODE_BYTES_MAX))
             .add_service(ActionCacheServer::new(action_cache).max_decoding_message_size(DECODE_BYTES_MAX))
-            .add_service(CapabilitiesServer::new(CapabilitiesService))
+            .add_service(CapabilitiesServer::new(CapabilitiesService { store: self.store.clone() }))
     }
 }

@@ -1,7 +1,7 @@
 //! The pages of `GetTree`: directories in the order of a walk, cut by number and by bytes.
 //!
-//! A page's token is the digest of its last directory. The walk starts anew with every request, so a token
-//! works as long as its directory is still reached, however the pages were cut before.
+//! A page's token is the digest of the root and that of the page's last directory. The walk starts anew with every
+//! request, so a token works as long as its directory is still reached, however the pages were cut before.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl TreePages {
             }
             if page.directories.len() == self.page_len_max || bytes + directory_bytes > RESPONSE_BYTES_MAX {
                 self.ahead = Some((digest, directory));
-                page.next_page_token = last.to_string();
+                page.next_page_token = format!("{}/{last}", self.root);
                 return Ok(Some(page));
             }
             bytes += directory_bytes;
@@ -98,13 +98,14 @@ impl TreePages {
         }
         match self.behind {
             None => Ok(None),
-            Some(behind) => Err(wrong_token(&behind.to_string())),
+            Some(behind) => Err(wrong_token(&format!("{}/{behind}", self.root))),
         }
     }
 }
 
 fn parse_token(root: &Digest, token: &str) -> Option<Digest> {
-    let (hash, size) = token.split_once('/')?;
+    let last = token.strip_prefix(&root.to_string())?.strip_prefix('/')?;
+    let (hash, size) = last.split_once('/')?;
     Digest::parse(root.function(), hash, size.parse().ok()?).ok()
 }
 
@@ -211,8 +212,11 @@ mod tests {
     async fn wrong_sizes_and_tokens_are_refused() {
         let fixture = Fixture::new();
         let (root, _) = shared(&fixture).await;
-        let foreign = longshore_cas_store::digest::DigestFunction::Sha256.digest(b"foreign").to_string();
-        for request in [request(&root, -1, ""), request(&root, 0, "junk"), request(&root, 0, &foreign)] {
+        let foreign = longshore_cas_store::digest::DigestFunction::Sha256.digest(b"foreign");
+        let leaf = fixture.put_message(&reapi::Directory::default()).await;
+        let tokens =
+            ["junk".to_owned(), format!("{root}/{foreign}"), format!("{foreign}/{leaf}"), leaf.to_string()];
+        for request in tokens.iter().map(|token| request(&root, 0, token)).chain([request(&root, -1, "")]) {
             assert_eq!(pages(&fixture, &request).await.unwrap_err().code(), Code::InvalidArgument);
         }
     }
