@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tonic::{Code, Request as Call, Response, Status};
 
 use super::action_cache::ActionCache;
-use super::operation::{self, Request};
+use super::limits::RESPONSE_BYTES_MAX;
+use super::operation::{Operation, Request};
 use super::scheduler::{Scheduler, Waiter};
-use super::{digests, instance, request_metadata};
+use super::{digests, inline, instance, request_metadata};
 use crate::action::{Inline, Progress};
 use crate::status::Failure;
 
@@ -39,23 +40,11 @@ impl ExecutionService {
         instance::check(&request.instance_name)?;
         let digest = digests::one(request.digest_function, request.action_digest.as_ref(), "action_digest")?;
         let action = self.load(digest).await?;
-        if !request.skip_cache_lookup
-            && !action.do_not_cache
-            && let Some(result) =
-                self.cache.get_with(&request.instance_name, &digest, &wanted(&request)).await?
-        {
-            self.scheduler.count_cache_hit();
-            let response = reapi::ExecuteResponse {
-                result: Some(result),
-                cached_result: true,
-                status: Some(crate::status::ok()),
-                ..Default::default()
-            };
-            let operation = operation::done_at_once(&digest, &response);
-            return Ok(futures::stream::iter([Ok(operation)]).boxed());
-        }
-        let waiter = self.scheduler.submit(Request {
-            instance: request.instance_name,
+        let lookup = !request.skip_cache_lookup && !action.do_not_cache;
+        let instance = request.instance_name;
+        let cached = if lookup { self.cache.get(&instance, &digest).await? } else { None };
+        let request = Request {
+            instance,
             action_digest: digest,
             do_not_cache: action.do_not_cache,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
@@ -65,8 +54,29 @@ impl ExecutionService {
                 output_files: request.inline_output_files,
             },
             metadata,
-        })?;
-        Ok(updates(waiter).boxed())
+        };
+        let waiter = match cached {
+            Some(result) => self.scheduler.answer(request, from_cache(result)),
+            None => self.scheduler.submit(request)?,
+        };
+        Ok(self.updates(waiter).boxed())
+    }
+
+    /// The state now, each change at once, and the last state; then the end.
+    fn updates(&self, waiter: Waiter) -> impl Stream<Item = Result<longrunning::Operation, Status>> + use<> {
+        let progress = waiter.operation.execution.progress.subscribe();
+        let response = waiter.operation.response.subscribe();
+        let cursor = Cursor { store: self.store.clone(), waiter, progress, response, started: false };
+        futures::stream::unfold(Some(cursor), async |cursor| {
+            let mut cursor = cursor?;
+            if std::mem::replace(&mut cursor.started, true) {
+                cursor.changed().await;
+            }
+            cursor.progress.mark_unchanged();
+            let operation = to_wire(&cursor.store, &cursor.waiter.operation).await;
+            let next = if operation.done { None } else { Some(cursor) };
+            Some((Ok(operation), next))
+        })
     }
 
     async fn load(&self, digest: Digest) -> Result<reapi::Action, Failure> {
@@ -75,14 +85,6 @@ impl ExecutionService {
         let bytes = bytes.ok_or_else(|| Failure::missing("the Action", &[digest]))?;
         reapi::Action::decode(bytes)
             .map_err(|error| Failure::invalid(format!("action_digest {digest}: is not an Action: {error}")))
-    }
-}
-
-fn wanted(request: &reapi::ExecuteRequest) -> super::inline::Inline<'_> {
-    super::inline::Inline {
-        stdout: request.inline_stdout,
-        stderr: request.inline_stderr,
-        output_files: &request.inline_output_files,
     }
 }
 
@@ -100,8 +102,8 @@ impl Execution for ExecutionService {
         call: Call<reapi::WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let name = &call.get_ref().name;
-        let waiter = self.scheduler.find(name).ok_or_else(|| unknown(name))?;
-        Ok(Response::new(updates(waiter).boxed()))
+        let waiter = self.scheduler.wait(name).ok_or_else(|| unknown(name))?;
+        Ok(Response::new(self.updates(waiter).boxed()))
     }
 }
 
@@ -112,8 +114,8 @@ impl Operations for ExecutionService {
         call: Call<longrunning::GetOperationRequest>,
     ) -> Result<Response<longrunning::Operation>, Status> {
         let name = &call.get_ref().name;
-        let waiter = self.scheduler.find(name).ok_or_else(|| unknown(name))?;
-        Ok(Response::new(waiter.operation.to_wire()))
+        let operation = self.scheduler.find(name).ok_or_else(|| unknown(name))?;
+        Ok(Response::new(to_wire(&self.store, &operation).await))
     }
 
     async fn cancel_operation(
@@ -151,32 +153,65 @@ fn unknown(name: &str) -> Status {
     Failure::new(Code::NotFound, format!("there is no operation {name:?}")).to_tonic()
 }
 
+fn from_cache(result: reapi::ActionResult) -> reapi::ExecuteResponse {
+    reapi::ExecuteResponse {
+        result: Some(result),
+        cached_result: true,
+        status: Some(crate::status::ok()),
+        ..Default::default()
+    }
+}
+
+/// The operation as its client sees it now, with the contents that it wants inline.
+async fn to_wire(store: &Arc<BlobStore>, operation: &Operation) -> longrunning::Operation {
+    let response = operation.response.borrow().clone();
+    match response {
+        None => operation.under_way(),
+        Some(response) => match with_contents(store, operation, &response).await {
+            Some(response) => operation.completed(&response),
+            None => operation.completed(&response),
+        },
+    }
+}
+
+/// The response with contents inline; nothing if none are wanted, or they cannot be had, or do not fit: the digests
+/// are there in any case.
+async fn with_contents(
+    store: &Arc<BlobStore>,
+    operation: &Operation,
+    response: &reapi::ExecuteResponse,
+) -> Option<reapi::ExecuteResponse> {
+    let Inline { stdout, stderr, output_files } = &operation.inline;
+    if !stdout && !stderr && output_files.is_empty() {
+        return None;
+    }
+    let mut response = response.clone();
+    let wanted = inline::Inline { stdout: *stdout, stderr: *stderr, output_files };
+    let function = operation.execution.action_digest.function();
+    inline::move_in(store, function, &wanted, response.result.as_mut()?).await.ok()?;
+    (response.encoded_len() <= RESPONSE_BYTES_MAX).then_some(response)
+}
+
 /// Where one waiter is in following an operation.
 struct Cursor {
+    store: Arc<BlobStore>,
     waiter: Waiter,
     progress: watch::Receiver<Progress>,
     response: watch::Receiver<Option<Arc<reapi::ExecuteResponse>>>,
     started: bool,
 }
 
-/// The state now, each change at once, and the last state; then the end.
-fn updates(waiter: Waiter) -> impl Stream<Item = Result<longrunning::Operation, Status>> {
-    let progress = waiter.operation.progress.subscribe();
-    let response = waiter.operation.response.subscribe();
-    let cursor = Cursor { waiter, progress, response, started: false };
-    futures::stream::unfold(Some(cursor), async |cursor| {
-        let mut cursor = cursor?;
-        if std::mem::replace(&mut cursor.started, true) {
-            tokio::select! {
-                // The operation keeps both senders, so neither ends before it.
-                _ = cursor.response.changed() => {}
-                _ = cursor.progress.changed() => {}
-                () = tokio::time::sleep(KEEP_ALIVE) => {}
-            }
+impl Cursor {
+    /// Completes when there is something to say.
+    async fn changed(&mut self) {
+        tokio::select! {
+            // The operation keeps both senders, so neither ends before it.
+            _ = self.response.changed() => {}
+            _ = self.progress.changed() => {}
+            () = self.waiter.sleep(KEEP_ALIVE) => {}
         }
-        cursor.progress.mark_unchanged();
-        let operation = cursor.waiter.operation.to_wire();
-        let next = if operation.done { None } else { Some(cursor) };
-        Some((Ok(operation), next))
-    })
+    }
 }
+
+#[cfg(test)]
+mod tests;

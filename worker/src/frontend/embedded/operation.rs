@@ -1,4 +1,7 @@
-//! One operation: an action on its way, and everybody who waits for it.
+//! An execution, and the operations through which clients follow it.
+//!
+//! An execution is an action on its way. Each request for it has an operation of its own, with its own name and its
+//! own wishes for contents inline, so that one client can cancel its request without harm to another's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,30 +28,57 @@ pub(super) struct Request {
     pub(super) metadata: reapi::RequestMetadata,
 }
 
-/// An action on its way. Its state changes through watch channels, which every waiter follows for itself.
+/// An action on its way, for everybody who asked for it.
+#[derive(Debug)]
+pub(super) struct Execution {
+    /// The name of its first operation: what logs call it.
+    pub(super) name: String,
+    pub(super) instance: String,
+    pub(super) action_digest: Digest,
+    pub(super) do_not_cache: bool,
+    pub(super) metadata: reapi::RequestMetadata,
+    pub(super) queued: SystemTime,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) cancelled: CancellationToken,
+}
+
+/// One client's request for an execution. Its state changes through watch channels, which every waiter follows
+/// for itself.
 #[derive(Debug)]
 pub(super) struct Operation {
     /// A name that nobody can guess.
     pub(super) name: String,
-    pub(super) request: Request,
-    pub(super) queued: SystemTime,
-    pub(super) progress: watch::Sender<Progress>,
+    pub(super) inline: Inline,
+    pub(super) execution: Arc<Execution>,
     pub(super) response: watch::Sender<Option<Arc<reapi::ExecuteResponse>>>,
-    pub(super) cancelled: CancellationToken,
     waiters: AtomicUsize,
 }
 
 impl Operation {
+    /// The first operation of a new execution.
     pub(super) fn new(request: Request, queued: SystemTime) -> Arc<Self> {
-        Arc::new(Self {
-            name: format!("operations/{}", uuid::Uuid::new_v4()),
-            request,
+        let Request { instance, action_digest, do_not_cache, inline, metadata, .. } = request;
+        let name = new_name();
+        let execution = Execution {
+            name: name.clone(),
+            instance,
+            action_digest,
+            do_not_cache,
+            metadata,
             queued,
             progress: watch::Sender::default(),
-            response: watch::Sender::default(),
             cancelled: CancellationToken::new(),
-            waiters: AtomicUsize::new(0),
-        })
+        };
+        Arc::new(Self::of(name, Arc::new(execution), inline))
+    }
+
+    /// One more operation of an execution under way.
+    pub(super) fn joining(execution: Arc<Execution>, inline: Inline) -> Arc<Self> {
+        Arc::new(Self::of(new_name(), execution, inline))
+    }
+
+    fn of(name: String, execution: Arc<Execution>, inline: Inline) -> Self {
+        Self { name, inline, execution, response: watch::Sender::default(), waiters: AtomicUsize::new(0) }
     }
 
     /// Counts one more waiter.
@@ -69,51 +99,55 @@ impl Operation {
         self.response.borrow().is_some()
     }
 
-    /// The operation as clients see it now.
-    pub(super) fn to_wire(&self) -> longrunning::Operation {
-        let response = self.response.borrow().clone();
-        let progress = self.progress.borrow().clone();
-        let stage = match (&response, progress.phase) {
-            (Some(_), _) => reapi::execution_stage::Value::Completed,
-            (None, Phase::Queued) => reapi::execution_stage::Value::Queued,
-            (None, _) => reapi::execution_stage::Value::Executing,
+    /// Tells its waiters how it ended. The first end counts.
+    pub(super) fn end(&self, response: Arc<reapi::ExecuteResponse>) {
+        self.response.send_if_modified(|end| {
+            let is_first = end.is_none();
+            end.get_or_insert(response);
+            is_first
+        });
+    }
+
+    /// The operation as clients see it while it is not done.
+    pub(super) fn under_way(&self) -> longrunning::Operation {
+        let progress = self.execution.progress.borrow().clone();
+        match progress.phase {
+            Phase::Queued => self.wire(reapi::execution_stage::Value::Queued, None, None),
+            _ => self.wire(reapi::execution_stage::Value::Executing, Some(progress.metadata), None),
+        }
+    }
+
+    /// The operation as clients see it once it has ended with `response`.
+    pub(super) fn completed(&self, response: &reapi::ExecuteResponse) -> longrunning::Operation {
+        self.wire(reapi::execution_stage::Value::Completed, None, Some(response))
+    }
+
+    fn wire(
+        &self,
+        stage: reapi::execution_stage::Value,
+        partial: Option<reapi::ExecutedActionMetadata>,
+        response: Option<&reapi::ExecuteResponse>,
+    ) -> longrunning::Operation {
+        let digest = &self.execution.action_digest;
+        let metadata = reapi::ExecuteOperationMetadata {
+            stage: stage.into(),
+            action_digest: Some(digest.to_wire()),
+            partial_execution_metadata: partial,
+            digest_function: digest.function().to_wire().into(),
+            ..Default::default()
         };
-        let running = stage == reapi::execution_stage::Value::Executing;
-        let partial = running.then_some(progress.metadata);
-        wire(&self.name, &self.request.action_digest, stage, partial, response.as_deref())
+        let pack = |url: &str, value| protobuf::Any { type_url: url.to_owned(), value };
+        longrunning::Operation {
+            name: self.name.clone(),
+            metadata: Some(pack(METADATA_URL, metadata.encode_to_vec())),
+            done: response.is_some(),
+            result: response.map(|response| {
+                longrunning::operation::Result::Response(pack(RESPONSE_URL, response.encode_to_vec()))
+            }),
+        }
     }
 }
 
-/// An operation that was over before it began: the result was in the action cache.
-pub(super) fn done_at_once(digest: &Digest, response: &reapi::ExecuteResponse) -> longrunning::Operation {
-    let name = format!("operations/{}", uuid::Uuid::new_v4());
-    wire(&name, digest, reapi::execution_stage::Value::Completed, None, Some(response))
-}
-
-fn wire(
-    name: &str,
-    digest: &Digest,
-    stage: reapi::execution_stage::Value,
-    partial: Option<reapi::ExecutedActionMetadata>,
-    response: Option<&reapi::ExecuteResponse>,
-) -> longrunning::Operation {
-    let metadata = reapi::ExecuteOperationMetadata {
-        stage: stage.into(),
-        action_digest: Some(digest.to_wire()),
-        partial_execution_metadata: partial,
-        digest_function: digest.function().to_wire().into(),
-        ..Default::default()
-    };
-    longrunning::Operation {
-        name: name.to_owned(),
-        metadata: Some(protobuf::Any { type_url: METADATA_URL.to_owned(), value: metadata.encode_to_vec() }),
-        done: response.is_some(),
-        result: response.map(|response| {
-            let value = response.encode_to_vec();
-            longrunning::operation::Result::Response(protobuf::Any {
-                type_url: RESPONSE_URL.to_owned(),
-                value,
-            })
-        }),
-    }
+fn new_name() -> String {
+    format!("operations/{}", uuid::Uuid::new_v4())
 }

@@ -1,31 +1,34 @@
 //! The queue between clients and this process's own slots.
 //!
-//! *Locking*: one mutex over the maps, held for their changes only. *Merging*: identical actions under way are one
-//! operation with several waiters, unless they are not to be cached. *Leaving*: an operation that nobody waits for
-//! is kept for a grace period, so that a client that lost its connection finds it again, and then cancelled.
+//! *Locking*: one mutex over the state, held for its changes only. *Merging*: identical actions under way are one
+//! execution with an operation for each client, unless they are not to be cached. *Leaving*: an operation that nobody
+//! waits for is kept for a grace period, so that a client that lost its connection finds it again, and then given
+//! up; an execution is cancelled when its last operation is.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod history;
+mod state;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use longshore_cas_store::digest::Digest;
 use longshore_cas_store::io::Clock;
 use longshore_proto::{reapi, rpc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Code;
 
+use self::state::{GivenUp, State};
 use super::action_cache::ActionCache;
-use super::operation::{Operation, Request};
-use crate::action::Assignment;
+use super::operation::{Execution, Operation, Request};
+use crate::action::{Assignment, Inline};
 use crate::frontend::WorkSource;
 use crate::status::Failure;
 
 /// How long an operation without a waiter goes on.
 const ABANDONED_AFTER: Duration = Duration::from_mins(1);
-/// How many finished operations can still be asked for.
-const FINISHED_MAX: usize = 1_000;
+/// How long a client is asked to wait while longshore stops: somebody may start it again.
+const STOPPING_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What runs, waits and is done, for the status line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,21 +52,6 @@ pub struct Scheduler {
     clock: Arc<dyn Clock>,
 }
 
-#[derive(Default)]
-struct State {
-    /// Lower priority first, then first come, first served.
-    queue: BTreeMap<(i32, u64), Arc<Operation>>,
-    arrivals: u64,
-    operations: HashMap<String, Arc<Operation>>,
-    /// Operations that another client may join, by instance and action.
-    joinable: HashMap<(String, Digest), Arc<Operation>>,
-    finished: VecDeque<String>,
-    running: usize,
-    done: u64,
-    cache_hits: u64,
-    closed: bool,
-}
-
 impl Scheduler {
     pub(super) fn new(cache: Arc<ActionCache>, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), arrived: Notify::new(), cache, clock })
@@ -71,62 +59,64 @@ impl Scheduler {
 
     /// Queues an action, or joins an identical one under way.
     pub(super) fn submit(self: &Arc<Self>, request: Request) -> Result<Waiter, Failure> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return Err(Failure::unavailable("longshore is shutting down", Duration::from_secs(1)));
-        }
-        let key = (request.instance.clone(), request.action_digest);
-        let mergeable = !request.do_not_cache;
-        if let Some(operation) = state.joinable.get(&key).filter(|_| mergeable) {
-            return Ok(Waiter::new(self.clone(), operation.clone()));
-        }
-        let operation = Operation::new(request, self.clock.now());
-        if mergeable {
-            state.joinable.insert(key, operation.clone());
-        }
-        state.operations.insert(operation.name.clone(), operation.clone());
-        state.arrivals += 1;
-        let place = (operation.request.priority, state.arrivals);
-        state.queue.insert(place, operation.clone());
-        drop(state);
-        self.arrived.notify_one();
+        let operation = {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Err(stopping());
+            }
+            state.join(&request).unwrap_or_else(|| {
+                let priority = request.priority;
+                let operation = Operation::new(request, self.clock.now());
+                state.queue(&operation, priority);
+                self.arrived.notify_one();
+                operation
+            })
+        };
         Ok(Waiter::new(self.clone(), operation))
     }
 
-    /// Waits for an operation by its name; nothing if it is unknown, or from before a restart.
-    pub(super) fn find(self: &Arc<Self>, name: &str) -> Option<Waiter> {
-        let operation = self.state.lock().operations.get(name).cloned()?;
-        Some(Waiter::new(self.clone(), operation))
+    /// An operation that was over before it began: its response was known.
+    pub(super) fn answer(self: &Arc<Self>, request: Request, response: reapi::ExecuteResponse) -> Waiter {
+        let operation = Operation::new(request, self.clock.now());
+        self.state.lock().answered(&operation, &response);
+        operation.end(Arc::new(response));
+        Waiter::new(self.clone(), operation)
     }
 
-    /// Cancels an operation for everybody; whether there is one of that name.
+    /// An operation by its name; nothing if it is unknown, long over, or from before a restart.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Operation>> {
+        self.state.lock().find(name)
+    }
+
+    /// Waits for an operation by its name.
+    pub(super) fn wait(self: &Arc<Self>, name: &str) -> Option<Waiter> {
+        Some(Waiter::new(self.clone(), self.find(name)?))
+    }
+
+    /// Cancels one client's request; whether there is one of that name.
     pub(super) fn cancel(&self, name: &str) -> bool {
-        let operation = self.state.lock().operations.get(name).cloned();
-        operation.map(|operation| self.abort(&operation)).is_some()
-    }
-
-    pub(super) fn count_cache_hit(&self) {
-        self.state.lock().cache_hits += 1;
+        let operation = self.find(name);
+        operation.map(|operation| self.give_up(&operation)).is_some()
     }
 
     /// Takes no more actions; what is queued is refused, what runs goes on.
     pub fn close(&self) {
-        let queued = {
+        let response = failed(&stopping());
+        let refused = {
             let mut state = self.state.lock();
             state.closed = true;
-            std::mem::take(&mut state.queue)
+            state.dequeue_all(&response)
         };
         self.arrived.notify_waiters();
-        let failure = Failure::unavailable("longshore is shutting down", Duration::from_secs(1));
-        for operation in queued.into_values() {
-            self.finish(&operation, failed(&failure));
-        }
+        tell(&refused, response);
     }
 
-    /// Cancels everything that runs.
+    /// Stops everything that runs.
     pub fn cancel_all(&self) {
-        for operation in self.state.lock().operations.values() {
-            operation.cancelled.cancel();
+        let mut state = self.state.lock();
+        state.stopped = true;
+        for execution in state.executions() {
+            execution.cancelled.cancel();
         }
     }
 
@@ -134,50 +124,29 @@ impl Scheduler {
     pub fn stats(&self) -> SchedulerStats {
         let state = self.state.lock();
         let State { running, done, cache_hits, .. } = *state;
-        SchedulerStats { queued: state.queue.len(), running, done, cache_hits }
+        SchedulerStats { queued: state.queued(), running, done, cache_hits }
     }
 
-    /// Ends an operation that is queued, or tells the slot that runs it to.
-    fn abort(&self, operation: &Arc<Operation>) {
-        operation.cancelled.cancel();
-        let was_queued = {
-            let mut state = self.state.lock();
-            let before = state.queue.len();
-            state.queue.retain(|_, queued| !Arc::ptr_eq(queued, operation));
-            state.queue.len() < before
-        };
-        if was_queued {
-            self.finish(operation, failed(&Failure::cancelled()));
+    /// Ends an operation for its client, and what it asked for if nobody else did.
+    fn give_up(&self, operation: &Arc<Operation>) {
+        let response = failed(&Failure::cancelled());
+        let given_up = self.state.lock().give_up(operation, &response);
+        match given_up {
+            GivenUp::Alone | GivenUp::Dequeued => tell(std::slice::from_ref(operation), response),
+            GivenUp::Running(execution) => execution.cancelled.cancel(),
+            GivenUp::Over => {}
         }
     }
 
-    /// Delivers the response and keeps the operation for those who ask later.
-    fn finish(&self, operation: &Arc<Operation>, response: reapi::ExecuteResponse) {
+    /// The next queued execution.
+    fn take(&self) -> Option<Arc<Execution>> {
         let mut state = self.state.lock();
-        let key = (operation.request.instance.clone(), operation.request.action_digest);
-        if state.joinable.get(&key).is_some_and(|joinable| Arc::ptr_eq(joinable, operation)) {
-            state.joinable.remove(&key);
-        }
-        state.finished.push_back(operation.name.clone());
-        if state.finished.len() > FINISHED_MAX
-            && let Some(oldest) = state.finished.pop_front()
-        {
-            state.operations.remove(&oldest);
-        }
-        drop(state);
-        operation.response.send_replace(Some(Arc::new(response)));
-    }
-
-    /// The next queued operation, and a slot that counts as running from now on.
-    fn take(&self) -> Option<Arc<Operation>> {
-        let mut state = self.state.lock();
-        let (_, operation) = state.queue.pop_first()?;
-        state.running += 1;
-        if !state.queue.is_empty() {
+        let execution = state.take()?;
+        if state.queued() > 0 {
             // One ring may stand for several arrivals.
             self.arrived.notify_one();
         }
-        Some(operation)
+        Some(execution)
     }
 
     fn is_closed(&self) -> bool {
@@ -186,13 +155,12 @@ impl Scheduler {
 
     async fn store_result(
         &self,
-        operation: &Operation,
+        execution: &Execution,
         response: &reapi::ExecuteResponse,
     ) -> Result<(), Failure> {
-        let succeeded = response.status.as_ref().is_none_or(|status| status.code == Code::Ok as i32);
-        let Request { instance, action_digest, do_not_cache, .. } = &operation.request;
+        let Execution { instance, action_digest, do_not_cache, .. } = execution;
         match &response.result {
-            Some(result) if succeeded && result.exit_code == 0 && !do_not_cache => {
+            Some(result) if code_of(response) == Code::Ok && result.exit_code == 0 && !do_not_cache => {
                 self.cache.put(instance, action_digest, result).await
             }
             _ => Ok(()),
@@ -208,8 +176,8 @@ impl WorkSource for Scheduler {
                 tokio::pin!(arrived);
                 // Registered before the look, so that no ring between the two is missed.
                 arrived.as_mut().enable();
-                if let Some(operation) = self.take() {
-                    return Some(assignment(&operation));
+                if let Some(execution) = self.take() {
+                    return Some(assignment(&execution));
                 }
                 if self.is_closed() {
                     return None;
@@ -219,53 +187,75 @@ impl WorkSource for Scheduler {
         })
     }
 
-    fn complete(&self, name: String, response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
+    fn complete(&self, name: String, mut response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some(operation) = self.state.lock().operations.get(&name).cloned() else { return };
-            if let Err(failure) = self.store_result(&operation, &response).await {
+            // Who comes from here on must not be given a result from before its request (REAPI, `skip_cache_lookup`).
+            let Some(execution) = self.state.lock().seal(&name) else { return };
+            if let Err(failure) = self.store_result(&execution, &response).await {
                 // The client gets its result all the same; only the next one has to run it again.
                 tracing::warn!(operation = name, "cannot cache the result: {}", failure.message());
             }
-            log_end(&operation, &response);
-            {
+            let told = {
                 let mut state = self.state.lock();
                 state.running -= 1;
                 state.done += 1;
-            }
-            self.finish(&operation, response);
+                if state.stopped && code_of(&response) == Code::Cancelled {
+                    // No client cancelled it, and somewhere else it can run.
+                    response.status = Some(stopping().to_rpc());
+                }
+                state.end(&name, &response)
+            };
+            log_end(&execution, &response);
+            tell(&told, response);
         })
     }
 }
 
-fn assignment(operation: &Operation) -> Assignment {
-    Assignment {
-        operation: operation.name.clone(),
-        action_digest: operation.request.action_digest,
-        action: None,
-        inline: operation.request.inline.clone(),
-        queued: operation.queued,
-        request_metadata: operation.request.metadata.clone(),
-        progress: operation.progress.clone(),
-        cancelled: operation.cancelled.clone(),
+fn tell(operations: &[Arc<Operation>], response: reapi::ExecuteResponse) {
+    let response = Arc::new(response);
+    for operation in operations {
+        operation.end(response.clone());
     }
+}
+
+/// Contents go inline when an operation is delivered: each client has its own wishes.
+fn assignment(execution: &Execution) -> Assignment {
+    Assignment {
+        operation: execution.name.clone(),
+        action_digest: execution.action_digest,
+        action: None,
+        inline: Inline::default(),
+        queued: execution.queued,
+        request_metadata: execution.metadata.clone(),
+        progress: execution.progress.clone(),
+        cancelled: execution.cancelled.clone(),
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::unavailable("longshore is shutting down", STOPPING_RETRY_DELAY)
 }
 
 fn failed(failure: &Failure) -> reapi::ExecuteResponse {
     reapi::ExecuteResponse { status: Some(failure.to_rpc()), ..Default::default() }
 }
 
-fn log_end(operation: &Operation, response: &reapi::ExecuteResponse) {
-    let metadata = &operation.request.metadata;
-    let rpc::Status { code, message, .. } = response.status.clone().unwrap_or_default();
+fn code_of(response: &reapi::ExecuteResponse) -> Code {
+    response.status.as_ref().map_or(Code::Ok, |status| Code::from(status.code))
+}
+
+fn log_end(execution: &Execution, response: &reapi::ExecuteResponse) {
+    let metadata = &execution.metadata;
+    let rpc::Status { message, .. } = response.status.clone().unwrap_or_default();
     let exit_code = response.result.as_ref().map_or(0, |result| result.exit_code);
-    let took = SystemTime::now().duration_since(operation.queued).unwrap_or_default();
+    let took = SystemTime::now().duration_since(execution.queued).unwrap_or_default();
     tracing::info!(
-        action = %operation.request.action_digest,
+        action = %execution.action_digest,
         target_id = metadata.target_id,
         mnemonic = metadata.action_mnemonic,
         invocation = metadata.tool_invocation_id,
         tool = metadata.tool_details.as_ref().map(|tool| tool.tool_name.as_str()),
-        status = ?Code::from(code),
+        status = ?code_of(response),
         message,
         exit_code,
         took_ms = took.as_millis(),
@@ -284,6 +274,11 @@ impl Waiter {
         operation.join();
         Self { scheduler, operation }
     }
+
+    /// Completes after that time, by the scheduler's clock.
+    pub(super) fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.scheduler.clock.sleep(duration)
+    }
 }
 
 impl Drop for Waiter {
@@ -296,8 +291,11 @@ impl Drop for Waiter {
             scheduler.clock.sleep(ABANDONED_AFTER).await;
             if !operation.has_waiters() && !operation.is_done() {
                 tracing::info!(operation = operation.name, "nobody waits any more");
-                scheduler.abort(&operation);
+                scheduler.give_up(&operation);
             }
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
 use longshore_cas_store::record::RecordStore;
 use longshore_cas_store::root::StoreRoot;
 use longshore_proto::Message;
+use tokio::sync::watch;
 
 /// What the store may take: room for every test.
 const LIMIT_BYTES: u64 = 64 << 20;
@@ -64,5 +65,46 @@ impl Clock for Tokio {
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Time that passes when it is told to.
+#[derive(Default)]
+pub(super) struct ManualClock {
+    elapsed: watch::Sender<Duration>,
+}
+
+impl ManualClock {
+    pub(super) fn advance(&self, by: Duration) {
+        self.elapsed.send_modify(|elapsed| *elapsed += by);
+    }
+
+    /// Completes when somebody sleeps.
+    pub(super) async fn has_sleeper(&self) {
+        while self.elapsed.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Completes when everybody who slept is awake.
+    pub(super) async fn has_no_sleeper(&self) {
+        while self.elapsed.receiver_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + *self.elapsed.borrow()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let mut elapsed = self.elapsed.subscribe();
+        let until = *elapsed.borrow() + duration;
+        Box::pin(async move {
+            // The clock outlives everybody who sleeps.
+            let _ = elapsed.wait_for(|elapsed| *elapsed >= until).await;
+        })
     }
 }

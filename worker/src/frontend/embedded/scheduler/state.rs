@@ -1,0 +1,190 @@
+//! What the scheduler knows, without locks, clocks or tasks.
+//!
+//! *Invariants*: an execution is queued or runs, and then has at least one operation, or it is gone; it is joinable
+//! only until it is cancelled or its result is known, so that nobody joins what has ended for somebody else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use longshore_cas_store::digest::Digest;
+use longshore_proto::{Message as _, reapi};
+
+use super::super::operation::{Execution, Operation, Request};
+use super::history::History;
+
+/// Lower priority first, then first come, first served.
+type Place = (i32, u64);
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Names of executions.
+    queue: BTreeMap<Place, String>,
+    arrivals: u64,
+    /// By the name of the execution.
+    underway: HashMap<String, Underway>,
+    /// The names of executions that another client may join, by instance and action.
+    joinable: HashMap<(String, Digest), String>,
+    /// Those under way and those that have ended lately, by name.
+    operations: HashMap<String, Arc<Operation>>,
+    executed: History,
+    /// Apart, so that a flood of them does not push out what was executed.
+    answered: History,
+    pub(super) running: usize,
+    pub(super) done: u64,
+    pub(super) cache_hits: u64,
+    /// No more actions are taken.
+    pub(super) closed: bool,
+    /// What still ran was told to stop.
+    pub(super) stopped: bool,
+}
+
+/// An execution and everybody who asked for it.
+struct Underway {
+    execution: Arc<Execution>,
+    place: Place,
+    operations: Vec<Arc<Operation>>,
+}
+
+/// What becomes of an execution when one of its operations is given up.
+pub(super) enum GivenUp {
+    /// Others want it: the operation alone has ended.
+    Alone,
+    /// It was queued and is gone; its last operation has to be told.
+    Dequeued,
+    /// Nobody else wants it: what runs has to be stopped, and ends its operation.
+    Running(Arc<Execution>),
+    /// It had ended before.
+    Over,
+}
+
+impl State {
+    /// Lets `request` join an execution of the same action, where there is one.
+    pub(super) fn join(&mut self, request: &Request) -> Option<Arc<Operation>> {
+        if request.do_not_cache {
+            return None;
+        }
+        let name = self.joinable.get(&(request.instance.clone(), request.action_digest))?;
+        let underway = self.underway.get_mut(name)?;
+        let operation = Operation::joining(underway.execution.clone(), request.inline.clone());
+        underway.operations.push(operation.clone());
+        let place = (underway.place.0.min(request.priority), underway.place.1);
+        if place != underway.place
+            && let Some(queued) = self.queue.remove(&underway.place)
+        {
+            underway.place = place;
+            self.queue.insert(place, queued);
+        }
+        self.operations.insert(operation.name.clone(), operation.clone());
+        Some(operation)
+    }
+
+    /// Queues a new execution.
+    pub(super) fn queue(&mut self, operation: &Arc<Operation>, priority: i32) {
+        let execution = operation.execution.clone();
+        self.arrivals += 1;
+        let place = (priority, self.arrivals);
+        self.queue.insert(place, execution.name.clone());
+        if !execution.do_not_cache {
+            self.joinable.insert(key(&execution), execution.name.clone());
+        }
+        self.operations.insert(operation.name.clone(), operation.clone());
+        let name = execution.name.clone();
+        self.underway.insert(name, Underway { execution, place, operations: vec![operation.clone()] });
+    }
+
+    /// The first execution of the queue, which counts as running from now on.
+    pub(super) fn take(&mut self) -> Option<Arc<Execution>> {
+        let (_, name) = self.queue.pop_first()?;
+        let execution = self.underway.get(&name)?.execution.clone();
+        self.running += 1;
+        Some(execution)
+    }
+
+    /// How many executions wait for a slot.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The execution of that name, if it is under way; nobody joins it any more.
+    pub(super) fn seal(&mut self, name: &str) -> Option<Arc<Execution>> {
+        let execution = self.underway.get(name)?.execution.clone();
+        let key = key(&execution);
+        if self.joinable.get(&key).is_some_and(|joinable| joinable == name) {
+            self.joinable.remove(&key);
+        }
+        Some(execution)
+    }
+
+    /// Everybody who asked for an execution that has ended with `response`: they have to be told.
+    pub(super) fn end(&mut self, name: &str, response: &reapi::ExecuteResponse) -> Vec<Arc<Operation>> {
+        self.seal(name);
+        let Some(underway) = self.underway.remove(name) else { return Vec::new() };
+        self.queue.remove(&underway.place);
+        let size_bytes = response.encoded_len();
+        for operation in &underway.operations {
+            let forgotten = self.executed.add(operation.name.clone(), size_bytes);
+            self.forget(&forgotten);
+        }
+        underway.operations
+    }
+
+    /// Keeps an operation that the action cache answered.
+    pub(super) fn answered(&mut self, operation: &Arc<Operation>, response: &reapi::ExecuteResponse) {
+        self.cache_hits += 1;
+        self.operations.insert(operation.name.clone(), operation.clone());
+        let forgotten = self.answered.add(operation.name.clone(), response.encoded_len());
+        self.forget(&forgotten);
+    }
+
+    /// Ends one client's interest in an execution.
+    pub(super) fn give_up(
+        &mut self,
+        operation: &Arc<Operation>,
+        response: &reapi::ExecuteResponse,
+    ) -> GivenUp {
+        let name = operation.execution.name.clone();
+        let Some(underway) = self.underway.get_mut(&name) else { return GivenUp::Over };
+        let Some(index) = underway.operations.iter().position(|other| Arc::ptr_eq(other, operation)) else {
+            return GivenUp::Over;
+        };
+        if underway.operations.len() > 1 {
+            underway.operations.swap_remove(index);
+            let forgotten = self.executed.add(operation.name.clone(), response.encoded_len());
+            self.forget(&forgotten);
+            return GivenUp::Alone;
+        }
+        let (execution, place) = (underway.execution.clone(), underway.place);
+        if self.queue.contains_key(&place) {
+            self.end(&name, response);
+            return GivenUp::Dequeued;
+        }
+        self.seal(&name);
+        GivenUp::Running(execution)
+    }
+
+    /// Takes everything out of the queue that nobody has taken; everybody who asked for it has to be told.
+    pub(super) fn dequeue_all(&mut self, response: &reapi::ExecuteResponse) -> Vec<Arc<Operation>> {
+        let names: Vec<_> = self.queue.values().cloned().collect();
+        names.iter().flat_map(|name| self.end(name, response)).collect()
+    }
+
+    /// An operation by its name.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Operation>> {
+        self.operations.get(name).cloned()
+    }
+
+    /// Every execution under way.
+    pub(super) fn executions(&self) -> impl Iterator<Item = &Arc<Execution>> {
+        self.underway.values().map(|underway| &underway.execution)
+    }
+
+    fn forget(&mut self, names: &[String]) {
+        for name in names {
+            self.operations.remove(name);
+        }
+    }
+}
+
+fn key(execution: &Execution) -> (String, Digest) {
+    (execution.instance.clone(), execution.action_digest)
+}
