@@ -32,6 +32,7 @@ mod qws;
 mod reference;
 mod res;
 mod rn;
+mod support;
 mod sym;
 mod v;
 mod wai;
@@ -43,7 +44,6 @@ use longshore_tests::longshore::Longshore;
 use tokio::sync::Mutex;
 
 /// The longshore that the tests which run side by side share; it ends with the last of them.
-#[expect(dead_code, reason = "the first rules are about to come")]
 async fn shared() -> Result<Arc<Longshore>> {
     static RUNNING: Mutex<Weak<Longshore>> = Mutex::const_new(Weak::new());
     let mut running = RUNNING.lock().await;
