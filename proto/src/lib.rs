@@ -4,7 +4,10 @@
 //! `reapi::Directory` and not six path segments. It knows no store, no worker and no scheduler.
 
 pub mod error_details;
+mod generated;
 pub mod time;
+
+pub use generated::{bots, nativelink, remoteworker};
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 pub use bazel_remote_apis::build::bazel::semver;
