@@ -65,7 +65,10 @@ END
 
 # scratch: a new folder, in $scratch, and its removal at exit.
 scratch() {
-  scratch=$(mktemp -d "$work/${1:-run}.XXXXXX")
+  local parent=$work
+  # Bazel's sandbox puts a file system of its own over /tmp, and refuses to work below it.
+  case "$work" in /tmp/*) parent=/var/tmp ;; esac
+  scratch=$(mktemp -d "$parent/longshore-${1:-run}.XXXXXX")
   # Actions may run as another user, who has to be able to walk to their folders.
   chmod 755 "$scratch"
   longshore_pid=

@@ -49,6 +49,11 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", env = "LONGSHORE_MAX_SIZE", value_parser = parse_size)]
     pub max_size: Option<u64>,
 
+    /// As root: the user that actions run as, by name [default: nobody]. Say root only if actions may do everything:
+    /// they can then change what is cached, too.
+    #[arg(long, value_name = "USER", env = "LONGSHORE_ACTION_USER")]
+    pub action_user: Option<String>,
+
     /// Allow an address in --listen that other machines can reach. There is no authentication: ANYONE WHO REACHES
     /// THE PORT RUNS COMMANDS on this machine and can read and write its cache.
     #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS")]

@@ -55,7 +55,11 @@ pub fn prepare(cli: Cli) -> anyhow::Result<Prepared> {
             .context("there is neither XDG_CACHE_HOME nor HOME: say where to store with --root")?,
     };
     let root = StoreRoot::claim(&path)?;
-    let identity = Identity::probe(&root.path().join("work"), DEFAULT_ACTION_USER);
+    let work = root.path().join("work");
+    let identity = match &cli.action_user {
+        Some(user) => Identity::of(&work, user)?,
+        None => Identity::probe(&work, DEFAULT_ACTION_USER),
+    };
     let spawner = Spawner::start(&SpawnerOptions::this_program(identity.clone()))?;
     Ok(Prepared { cli, root, identity, spawner })
 }

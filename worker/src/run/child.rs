@@ -63,7 +63,9 @@ fn execute(spec: &Spec) -> Result<std::convert::Infallible, (Stage, Errno)> {
         return Err((Stage::Execute, try_execute(program, spec)));
     }
     let mut errno = Errno::ENOENT;
-    for folder in search_path(&spec.environment).split(|byte| *byte == b':') {
+    // Bazel's repository rules name a script of their input root without a slash: the working directory comes last.
+    let folders = search_path(&spec.environment).split(|byte| *byte == b':').chain([&b"."[..]]);
+    for folder in folders {
         match try_execute(&candidate(folder, program), spec) {
             Errno::ENOENT | Errno::ENOTDIR => {}
             // Something of that name is there, but not for us; a later folder may have a better one.

@@ -42,7 +42,27 @@ pub struct Cover {
     pub(super) work: PathBuf,
 }
 
+/// Why actions cannot run as the user that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("actions cannot run as {user}: {reason}")]
+pub struct IdentityError {
+    user: String,
+    reason: String,
+}
+
 impl Identity {
+    /// The user that was asked for, and no other.
+    pub fn of(work: &Path, user: &str) -> Result<Self, IdentityError> {
+        let own = User::from_uid(Uid::effective()).ok().flatten();
+        if own.is_some_and(|own| own.name == user) {
+            return Ok(Self::Own { reason: "as it was told".to_owned() });
+        }
+        match Self::probe(work, user) {
+            Self::Own { reason } => Err(IdentityError { user: user.to_owned(), reason }),
+            other @ Self::Other { .. } => Ok(other),
+        }
+    }
+
     /// Finds out who actions in `work`, an absolute path without symbolic links, can run as.
     pub fn probe(work: &Path, user: &str) -> Self {
         if !Uid::effective().is_root() {
@@ -205,5 +225,12 @@ mod tests {
     #[test]
     fn an_unknown_user_is_no_other() {
         assert_eq!(Identity::probe(Path::new("/"), "no-such-user").owner(), None);
+        assert!(Identity::of(Path::new("/"), "no-such-user").is_err());
+    }
+
+    #[test]
+    fn the_own_user_can_be_asked_for() {
+        let own = User::from_uid(Uid::effective()).unwrap().expect("a name");
+        assert_eq!(Identity::of(Path::new("/"), &own.name).unwrap().owner(), None);
     }
 }

@@ -25,7 +25,7 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub use helper::run_if_helper;
-pub use identity::{Cover, DEFAULT_ACTION_USER, Identity};
+pub use identity::{Cover, DEFAULT_ACTION_USER, Identity, IdentityError};
 pub use spawner::{Spawner, SpawnerOptions};
 
 /// Where a program without a slash is looked up if the Command sets no `PATH`. The action does not see it.
