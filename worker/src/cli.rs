@@ -54,6 +54,11 @@ pub struct Cli {
     #[arg(long, value_name = "USER", env = "LONGSHORE_ACTION_USER")]
     pub action_user: Option<String>,
 
+    /// Tell commands their platform in a variable of this name, as NAME=VALUE,NAME=VALUE. Bazel's reference worker
+    /// does so in `BAZEL_REMOTE_PLATFORM` [default: commands get the variables of their Command and no more].
+    #[arg(long, value_name = "VARIABLE", env = "LONGSHORE_PLATFORM_VARIABLE", value_parser = parse_variable)]
+    pub platform_variable: Option<String>,
+
     /// Allow an address in --listen that other machines can reach. There is no authentication: ANYONE WHO REACHES
     /// THE PORT RUNS COMMANDS on this machine and can read and write its cache.
     #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS")]
@@ -94,6 +99,16 @@ fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// A name that a shell takes for a variable.
+fn parse_variable(text: &str) -> Result<String, String> {
+    let is_letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+    if text.starts_with(is_letter) && text.chars().all(|c| is_letter(c) || c.is_ascii_digit()) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected the name of a variable, such as BAZEL_REMOTE_PLATFORM".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -119,6 +134,16 @@ mod tests {
         }
         for text in ["", "GB", "-5GB", "5 parsecs", "1..2GB", "12", "0GB"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_have_names_that_shells_take() {
+        for text in ["A", "_", "BAZEL_REMOTE_PLATFORM", "a1"] {
+            assert_eq!(parse_variable(text), Ok(text.to_owned()));
+        }
+        for text in ["", "1a", "A=B", "A B", "Ä"] {
+            assert!(parse_variable(text).is_err(), "{text}");
         }
     }
 

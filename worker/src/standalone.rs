@@ -123,7 +123,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         sink: Arc::new(LocalSink),
         io: environment.io.clone(),
         clock: environment.clock.clone(),
-        options: ActionOptions { worker: worker_name(), timeout_default: None, timeout_max: None },
+        options: action_options(&cli),
     });
     let status_line = StatusLine::start(scheduler.clone(), store.clone());
 
@@ -178,6 +178,14 @@ impl Signals {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn action_options(cli: &Cli) -> ActionOptions {
+    ActionOptions {
+        worker: worker_name(),
+        platform_variable: cli.platform_variable.clone(),
+        ..ActionOptions::default()
+    }
 }
 
 fn worker_name() -> String {

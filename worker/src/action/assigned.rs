@@ -44,13 +44,22 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
         Some(action) => action,
         None => worker.load::<reapi::Action>("the Action", assignment.action_digest).await?,
     };
+    let platform = action.platform.clone();
     let action = CheckedAction::parse(context.function, &action, &worker.options)?;
 
     // Side by side, so that a client hears of everything that is missing at once.
     let command = worker.load::<reapi::Command>("the Command", action.command);
     let tree = worker.cache.get(action.input_root);
     let (command, tree) = futures::join!(command, tree);
-    let command = command.and_then(|command| CheckedCommand::parse(&command));
+    let command = command.and_then(|command| {
+        let mut checked = CheckedCommand::parse(&command)?;
+        if let Some(name) = &worker.options.platform_variable {
+            #[expect(deprecated, reason = "clients from before REAPI 2.2 set the Command's platform alone")]
+            let platform = platform.or(command.platform).unwrap_or_default();
+            checked.tell_platform(name, &platform)?;
+        }
+        Ok(checked)
+    });
     let (command, tree) = match (command, tree.map_err(Failure::from)) {
         (Ok(command), Ok(tree)) => (command, tree),
         (Err(command), Err(tree)) => return Err(command.and(tree)),

@@ -76,6 +76,23 @@ impl CheckedCommand {
         })
     }
 
+    /// Tells the command of its platform, in a variable of that name: `NAME=VALUE`, the properties comma separated.
+    /// A variable that the Command sets itself stays.
+    pub(super) fn tell_platform(&mut self, name: &str, platform: &reapi::Platform) -> Result<(), Failure> {
+        let prefix = format!("{name}=");
+        if self.environment.iter().any(|variable| variable.to_bytes().starts_with(prefix.as_bytes())) {
+            return Ok(());
+        }
+        let properties =
+            platform.properties.iter().map(|property| format!("{}={}", property.name, property.value));
+        let text = prefix + &properties.collect::<Vec<_>>().join(",");
+        let text =
+            CString::new(text).map_err(|_| Failure::invalid("Platform.properties: contain a NUL byte"))?;
+        self.environment.push(text);
+        self.environment.sort_unstable();
+        Ok(())
+    }
+
     /// The directories that must exist before the command starts, sorted, each once.
     pub(super) fn directories(&self) -> Vec<RelPath> {
         let mut directories = self.outputs.parents();

@@ -38,6 +38,8 @@ pub struct ActionOptions {
     pub timeout_default: Option<Duration>,
     /// The longest timeout that an Action may name; nothing for no bound.
     pub timeout_max: Option<Duration>,
+    /// The name of the variable that tells a command its platform; nothing for none.
+    pub platform_variable: Option<String>,
 }
 
 /// Runs actions: what every action of this worker shares.

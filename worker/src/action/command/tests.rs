@@ -118,3 +118,30 @@ fn the_directories_to_make_are_listed_once() {
     let directories: Vec<_> = directories.iter().map(RelPath::as_str).collect();
     assert_eq!(directories, ["w", "w/x", "w/x/y"]);
 }
+
+#[test]
+fn the_platform_is_told_unless_the_command_sets_the_variable() {
+    let property = |name: &str, value: &str| reapi::platform::Property {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    let platform =
+        reapi::Platform { properties: vec![property("ISA", "x86-64"), property("OSFamily", "Linux")] };
+    let variable =
+        |name: &str, value: &str| EnvironmentVariable { name: name.to_owned(), value: value.to_owned() };
+    let told = |variables| {
+        let command = reapi::Command {
+            arguments: vec!["true".to_owned()],
+            environment_variables: variables,
+            ..Default::default()
+        };
+        let mut command = CheckedCommand::parse(&command).unwrap();
+        command.tell_platform("PLATFORM", &platform).unwrap();
+        command.environment
+    };
+    assert_eq!(
+        told(vec![variable("Z", "1")]),
+        [c"PLATFORM=ISA=x86-64,OSFamily=Linux".into(), c"Z=1".to_owned()]
+    );
+    assert_eq!(told(vec![variable("PLATFORM", "mine")]), [c"PLATFORM=mine".to_owned()]);
+}
