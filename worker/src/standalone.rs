@@ -112,7 +112,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     });
 
     let records = Arc::new(RecordStore::new(store.clone()));
-    let embedded = Embedded::new(store.clone(), records, environment.clock.clone());
+    let embedded = Arc::new(Embedded::new(store.clone(), records, environment.clock.clone()));
     let scheduler = embedded.scheduler().clone();
     let worker = Arc::new(ActionRunner {
         store: store.clone(),
@@ -129,7 +129,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let server = tokio::spawn({
-        let stop = stop.clone();
+        let (embedded, stop) = (embedded.clone(), stop.clone());
         async move { embedded.serve(listener, stop.cancelled_owned()).await }
     });
     let work = tokio::spawn(pump(scheduler.clone(), worker.clone(), jobs, CancellationToken::new()));
@@ -137,7 +137,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     signals.next().await;
     status_line.stop();
-    scheduler.close();
+    embedded.drain().await;
     eprintln!("longshore: stopping; running actions may end (again to stop at once)");
     tokio::select! {
         result = work => result?,
@@ -146,7 +146,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     }
     stop.cancel();
     let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
-    drop(worker);
+    drop((embedded, worker));
     drop(trees);
     let _ = tokio::time::timeout(DRAIN_MAX, reaper.settled()).await;
     drop(store);

@@ -49,6 +49,22 @@ pub struct Assignment {
     pub cancelled: CancellationToken,
 }
 
+impl Assignment {
+    /// The span of everything that happens on its behalf: each log line in it says which action, and who wants it.
+    pub fn span(&self) -> tracing::Span {
+        let request = &self.request_metadata;
+        tracing::info_span!(
+            "action",
+            operation = self.operation,
+            digest = %self.action_digest,
+            tool = request.tool_details.as_ref().map_or("", |tool| tool.tool_name.as_str()),
+            target = request.target_id,
+            mnemonic = request.action_mnemonic,
+            invocation = request.tool_invocation_id,
+        )
+    }
+}
+
 /// What the client wants inline in the result.
 #[derive(Clone, Debug, Default)]
 pub struct Inline {

@@ -10,7 +10,6 @@ use longshore_cas_store::source::BlobSource;
 use longshore_cas_store::tree_cache::DirectoryCache;
 use longshore_proto::reapi;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::assigned::Assigned;
 use super::journal::{Journal, Leftovers};
@@ -102,14 +101,9 @@ impl Context<'_> {
 impl ActionRunner {
     /// Takes an action through its life. It never fails: what goes wrong is the response's status.
     pub async fn execute(&self, assignment: Assignment) -> Executed {
-        let span = action_span(&assignment);
-        async {
-            let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
-            let outcome = self.live(assignment, &mut journal).await;
-            end(journal, outcome)
-        }
-        .instrument(span)
-        .await
+        let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
+        let outcome = self.live(assignment, &mut journal).await;
+        end(journal, outcome)
     }
 
     async fn live(&self, assignment: Assignment, journal: &mut Journal) -> Result<Uploaded, Failure> {
@@ -139,17 +133,4 @@ fn end(journal: Journal, outcome: Result<Uploaded, Failure>) -> Executed {
         ..Default::default()
     };
     Executed { response, leftovers }
-}
-
-fn action_span(assignment: &Assignment) -> tracing::Span {
-    let request = &assignment.request_metadata;
-    tracing::info_span!(
-        "action",
-        operation = assignment.operation,
-        digest = %assignment.action_digest,
-        tool = request.tool_details.as_ref().map_or("", |tool| tool.tool_name.as_str()),
-        target = request.target_id,
-        mnemonic = request.action_mnemonic,
-        invocation = request.tool_invocation_id,
-    )
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use longshore_proto::reapi;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::WorkSource;
 use crate::action::{ActionRunner, Assignment, Executed, Leftovers};
@@ -32,9 +33,14 @@ pub async fn pump(
 
 async fn serve_slot(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, drain: CancellationToken) {
     while let Some(Some(assignment)) = drain.run_until_cancelled(source.next()).await {
-        let operation = assignment.operation.clone();
-        let Executed { response, leftovers } = execute(&worker, assignment).await;
-        source.complete(operation, response).await;
+        let span = assignment.span();
+        let work = async {
+            let operation = assignment.operation.clone();
+            let Executed { response, leftovers } = execute(&worker, assignment).await;
+            source.complete(operation, response).await;
+            leftovers
+        };
+        let leftovers = work.instrument(span).await;
         // The folder is torn down only now, off the async threads, which renaming and unpinning would hold up.
         worker.io.spawn(move || drop(leftovers));
     }

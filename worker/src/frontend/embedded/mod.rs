@@ -7,6 +7,7 @@
 mod action_cache;
 mod batch;
 mod bytestream;
+mod calls;
 mod capabilities;
 mod cas;
 mod digests;
@@ -30,8 +31,10 @@ use std::sync::Arc;
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::io::Clock;
 use longshore_cas_store::record::RecordStore;
-use longshore_proto::{Message as _, reapi};
+use longshore_proto::reapi;
 use tonic::Request;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 pub use scheduler::{Scheduler, SchedulerStats};
 pub use server::{Endpoint, ListenError, Listener};
@@ -43,6 +46,7 @@ pub struct Embedded {
     store: Arc<BlobStore>,
     cache: Arc<ActionCache>,
     scheduler: Arc<Scheduler>,
+    health: HealthReporter,
 }
 
 impl Embedded {
@@ -50,7 +54,13 @@ impl Embedded {
     pub fn new(store: Arc<BlobStore>, records: Arc<RecordStore>, clock: Arc<dyn Clock>) -> Self {
         let cache = Arc::new(ActionCache::new(store.clone(), records));
         let scheduler = Scheduler::new(cache.clone(), clock);
-        Self { store, cache, scheduler }
+        Self { store, cache, scheduler, health: HealthReporter::new() }
+    }
+
+    /// Takes no more actions, and says so to those who ask for its health; what runs goes on.
+    pub async fn drain(&self) {
+        self.scheduler.close();
+        self.health.set_service_status("", ServingStatus::NotServing).await;
     }
 
     /// Where the actions come from that clients ask for.
@@ -59,9 +69,7 @@ impl Embedded {
     }
 }
 
-/// Who makes a call, as far as it says; what cannot be decoded says nothing (REAPI, `RequestMetadata`).
+/// Who makes a call, as far as it says; [`calls`] has read it.
 fn request_metadata<T>(call: &Request<T>) -> reapi::RequestMetadata {
-    const HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
-    let header = call.metadata().get_bin(HEADER).and_then(|value| value.to_bytes().ok());
-    header.and_then(|bytes| reapi::RequestMetadata::decode(bytes).ok()).unwrap_or_default()
+    call.extensions().get().cloned().unwrap_or_default()
 }

@@ -17,6 +17,7 @@ use longshore_proto::{reapi, rpc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Code;
+use tracing::{Instrument as _, Span};
 
 use self::state::{GivenUp, State};
 use super::action_cache::ActionCache;
@@ -244,35 +245,26 @@ fn code_of(response: &reapi::ExecuteResponse) -> Code {
     response.status.as_ref().map_or(Code::Ok, |status| Code::from(status.code))
 }
 
+/// Within the action's span, which says whose end it is.
 fn log_end(execution: &Execution, response: &reapi::ExecuteResponse) {
-    let metadata = &execution.metadata;
     let rpc::Status { message, .. } = response.status.clone().unwrap_or_default();
     let exit_code = response.result.as_ref().map_or(0, |result| result.exit_code);
     let took = SystemTime::now().duration_since(execution.queued).unwrap_or_default();
-    tracing::info!(
-        action = %execution.action_digest,
-        target_id = metadata.target_id,
-        mnemonic = metadata.action_mnemonic,
-        invocation = metadata.tool_invocation_id,
-        tool = metadata.tool_details.as_ref().map(|tool| tool.tool_name.as_str()),
-        status = ?code_of(response),
-        message,
-        exit_code,
-        took_ms = took.as_millis(),
-        "done"
-    );
+    tracing::info!(status = ?code_of(response), message, exit_code, took_ms = took.as_millis(), "done");
 }
 
 /// Somebody who waits for an operation.
 pub(super) struct Waiter {
     scheduler: Arc<Scheduler>,
     pub(super) operation: Arc<Operation>,
+    /// That of the call which waits.
+    span: Span,
 }
 
 impl Waiter {
     fn new(scheduler: Arc<Scheduler>, operation: Arc<Operation>) -> Self {
         operation.join();
-        Self { scheduler, operation }
+        Self { scheduler, operation, span: Span::current() }
     }
 
     /// Completes after that time, by the scheduler's clock.
@@ -287,13 +279,14 @@ impl Drop for Waiter {
             return;
         }
         let (scheduler, operation) = (self.scheduler.clone(), self.operation.clone());
-        tokio::spawn(async move {
+        let give_up = async move {
             scheduler.clock.sleep(ABANDONED_AFTER).await;
             if !operation.has_waiters() && !operation.is_done() {
                 tracing::info!(operation = operation.name, "nobody waits any more");
                 scheduler.give_up(&operation);
             }
-        });
+        };
+        tokio::spawn(give_up.instrument(self.span.clone()));
     }
 }
 

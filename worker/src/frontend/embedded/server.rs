@@ -19,10 +19,13 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
 
 use super::Embedded;
 use super::action_cache::ActionCacheService;
 use super::bytestream::ByteStreamService;
+use super::calls::CallLayer;
 use super::capabilities::CapabilitiesService;
 use super::cas::CasService;
 use super::execution::ExecutionService;
@@ -140,6 +143,7 @@ impl Embedded {
         stop: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let mut server = Server::builder()
+            .layer(CallLayer)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX);
@@ -165,8 +169,10 @@ impl Embedded {
         let cas = CasService::new(self.store.clone());
         let byte_stream = ByteStreamService::new(self.store.clone());
         let action_cache = ActionCacheService::new(self.cache.clone());
+        let health = HealthServer::new(HealthService::from_health_reporter(self.health.clone()));
         Routes::new(ExecutionServer::new(execution.clone()).max_decoding_message_size(DECODE_BYTES_MAX))
             .add_service(OperationsServer::new(execution))
+            .add_service(health)
             .add_service(
                 ContentAddressableStorageServer::new(cas).max_decoding_message_size(DECODE_BYTES_MAX),
             )
