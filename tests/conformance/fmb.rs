@@ -159,6 +159,7 @@ async fn fmb_07() -> Result<()> {
                 assert_eq!(response.status.unwrap_or_default().code, 0);
                 let read = match reapi::compressor::Value::try_from(response.compressor)? {
                     reapi::compressor::Value::Identity => response.data,
+                    reapi::compressor::Value::Zstd => zstd::decode_all(&response.data[..])?,
                     other => panic!("{other:?} is not one that this test can read"),
                 };
                 assert!(read == data, "{function}: {size} bytes");

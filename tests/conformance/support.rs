@@ -208,3 +208,11 @@ pub(crate) async fn every_stream(client: &Client, blob: &str) -> Vec<(&'static s
 fn status_of<T>(outcome: Result<T, Status>) -> Status {
     outcome.err().unwrap_or_else(|| Status::ok(""))
 }
+
+/// What a batch may carry, as it is announced.
+pub(crate) async fn batch_limit(client: &Client) -> Result<usize> {
+    let request = reapi::GetCapabilitiesRequest::default();
+    let capabilities = client.capabilities().get_capabilities(request).await?.into_inner();
+    let cache = capabilities.cache_capabilities.context("no cache")?;
+    Ok(usize::try_from(cache.max_batch_total_size_bytes)?)
+}

@@ -1,8 +1,10 @@
 //! Batches: many small blobs in one message, in and out.
 //!
 //! A batch as a whole is refused where it is larger than announced; everything else is an entry's own matter. What
-//! goes out fits into a message that peers accept by default, digests and statuses counted.
+//! goes out fits into a message that peers accept by default, digests and statuses counted. Compression happens beside
+//! the async threads, and what is decompressed is bounded by the digest, which counts towards the batch.
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +20,11 @@ use super::digests::{all, digest, function_of};
 use super::limits::{BATCH_BYTES_MAX, MESSAGE_BYTES_MAX};
 use crate::status::{self, Failure};
 
+const IDENTITY: i32 = compressor::Value::Identity as i32;
+const ZSTD: i32 = compressor::Value::Zstd as i32;
+/// Fast enough not to be what a transfer waits for.
+const COMPRESSION_LEVEL: i32 = 1;
+
 /// What the tag and the length of an entry take in a response, at most.
 const FIELD_BYTES_MAX: usize = 8;
 
@@ -27,17 +34,23 @@ pub(super) async fn update(
     request: reapi::BatchUpdateBlobsRequest,
 ) -> Result<reapi::BatchUpdateBlobsResponse, Failure> {
     let digests = request.requests.iter().filter_map(|entry| entry.digest.as_ref());
+    let is_compressed = request.requests.iter().any(|entry| entry.compressor == ZSTD);
     let function = function_of(request.digest_function, digests)?;
-    check_total("requests", request.requests.iter().map(|entry| entry.data.len() as u64))?;
-    let mut outcomes = Vec::with_capacity(request.requests.len());
+    check_total("requests", request.requests.iter().map(size_of_entry))?;
+    let digests: Vec<_> = request.requests.iter().map(|entry| entry.digest.clone()).collect();
+    let unpack = move || {
+        let entries = request.requests.into_iter().enumerate();
+        entries.map(|(index, entry)| unpack(function, index, entry)).collect::<Vec<_>>()
+    };
+    let unpacked = beside_if(is_compressed, unpack).await?;
+    let mut outcomes = Vec::with_capacity(unpacked.len());
     let (mut blobs, mut places) = (Vec::new(), Vec::new());
-    for (index, entry) in request.requests.into_iter().enumerate() {
-        let checked = check_entry(function, index, &entry);
-        outcomes.push((entry.digest, checked.clone().map(drop)));
-        if let Ok(digest) = checked {
-            blobs.push((digest, Bytes::from(entry.data)));
+    for (index, (digest, blob)) in digests.into_iter().zip(unpacked).enumerate() {
+        let blob = blob.map(|blob| {
+            blobs.push(blob);
             places.push(index);
-        }
+        });
+        outcomes.push((digest, blob));
     }
     for (index, stored) in places.into_iter().zip(store.put_many(blobs).await) {
         let named = |failure: Failure| failure.within(&format!("requests[{index}]"));
@@ -58,22 +71,73 @@ pub(super) async fn read(
     let digests = all(request.digest_function, &request.digests, "digests")?;
     check_total("digests", digests.iter().map(Digest::size_bytes))?;
     let contents = store.read_many(digests.clone()).await?;
-    let mut responses: Vec<_> =
-        digests.iter().zip(contents).map(|(digest, content)| answer(digest, content)).collect();
+    let compress = request.acceptable_compressors.contains(&ZSTD);
+    let answers = move || {
+        let answers = digests.iter().zip(contents);
+        answers.map(|(digest, content)| answer(digest, content, compress)).collect::<Vec<_>>()
+    };
+    let mut responses = beside_if(compress, answers).await?;
     fit(&mut responses)?;
     Ok(reapi::BatchReadBlobsResponse { responses })
 }
 
-fn check_entry(
+/// Does work off the async threads if it is much.
+async fn beside_if<T: Send + 'static>(
+    is_much: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    if !is_much {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::internal(format!("compression: {error}")))
+}
+
+/// What an entry counts towards the batch: what is sent, or what it will become.
+fn size_of_entry(entry: &batch_update_blobs_request::Request) -> u64 {
+    let sent_bytes = entry.data.len() as u64;
+    let announced_bytes = entry.digest.as_ref().map_or(0, |digest| digest.size_bytes);
+    match u64::try_from(announced_bytes) {
+        Ok(announced_bytes) if entry.compressor == ZSTD => sent_bytes.max(announced_bytes),
+        _ => sent_bytes,
+    }
+}
+
+/// The blob of one entry.
+fn unpack(
     function: DigestFunction,
     index: usize,
-    entry: &batch_update_blobs_request::Request,
-) -> Result<Digest, Failure> {
-    if entry.compressor != compressor::Value::Identity as i32 {
-        let compressor = entry.compressor;
-        return Err(Failure::invalid(format!("requests[{index}].compressor: {compressor} is not offered")));
+    entry: batch_update_blobs_request::Request,
+) -> Result<(Digest, Bytes), Failure> {
+    if ![IDENTITY, ZSTD].contains(&entry.compressor) {
+        let name = compressor::Value::try_from(entry.compressor)
+            .map_or_else(|_| entry.compressor.to_string(), |value| value.as_str_name().to_owned());
+        return Err(Failure::invalid(format!("requests[{index}].compressor: {name} is not offered")));
     }
-    digest(function, &format!("requests[{index}].digest"), entry.digest.as_ref())
+    let digest = digest(function, &format!("requests[{index}].digest"), entry.digest.as_ref())?;
+    if entry.compressor == IDENTITY {
+        return Ok((digest, entry.data.into()));
+    }
+    let data = decompress(&entry.data, digest.size_bytes());
+    let data = data.map_err(|reason| Failure::invalid(format!("requests[{index}].data: {reason}")))?;
+    Ok((digest, data.into()))
+}
+
+/// The content of zstd frames, which have to be whole and `size_bytes` large together.
+fn decompress(data: &[u8], size_bytes: u64) -> Result<Vec<u8>, String> {
+    // A blob without bytes may be sent as nothing at all.
+    if data.is_empty() && size_bytes == 0 {
+        return Ok(Vec::new());
+    }
+    let mut content = Vec::new();
+    let decoder = zstd::Decoder::new(data).map_err(|error| error.to_string())?;
+    // One byte more than there may be tells whether there is more; a frame is not trusted to know its size.
+    let read = decoder.take(size_bytes.saturating_add(1)).read_to_end(&mut content);
+    read.map_err(|error| format!("is not zstd: {error}"))?;
+    if content.len() as u64 > size_bytes {
+        return Err(format!("has more than {size_bytes} bytes when it is decompressed"));
+    }
+    Ok(content)
 }
 
 /// Refuses a batch whose blobs are larger together than announced.
@@ -88,17 +152,27 @@ fn check_total(field: &str, sizes_bytes: impl Iterator<Item = u64>) -> Result<()
 }
 
 /// The digest stands beside the message, which therefore does not repeat it: there may be thousands of them.
-fn answer(digest: &Digest, content: Option<Bytes>) -> batch_read_blobs_response::Response {
+fn answer(digest: &Digest, content: Option<Bytes>, compress: bool) -> batch_read_blobs_response::Response {
     let status = match &content {
         Some(_) => status::ok(),
         None => Failure::new(Code::NotFound, "the blob is not in the store").to_rpc(),
     };
+    let content = content.unwrap_or_default();
+    let compressed = if compress { smaller(&content) } else { None };
+    let (compressor, data) =
+        compressed.map_or_else(|| (IDENTITY, content.into()), |compressed| (ZSTD, compressed));
     batch_read_blobs_response::Response {
         digest: Some(digest.to_wire()),
-        data: content.unwrap_or_default().into(),
-        compressor: compressor::Value::Identity as i32,
+        data,
+        compressor,
         status: Some(status),
     }
+}
+
+/// The content as zstd, if that is less.
+fn smaller(content: &[u8]) -> Option<Vec<u8>> {
+    let compressed = zstd::bulk::compress(content, COMPRESSION_LEVEL).ok()?;
+    (compressed.len() < content.len()).then_some(compressed)
 }
 
 /// Takes the data out of those answers that no longer fit into the message.
@@ -144,7 +218,23 @@ mod tests {
 
     fn answers(count: usize, data_bytes: usize) -> Vec<batch_read_blobs_response::Response> {
         let digest = DigestFunction::Sha512.digest(b"x");
-        (0..count).map(|_| answer(&digest, Some(vec![7; data_bytes].into()))).collect()
+        (0..count).map(|_| answer(&digest, Some(vec![7; data_bytes].into()), false)).collect()
+    }
+
+    // Neither a frame that lies about its size nor one that goes on is a reason to take more memory.
+    #[test]
+    fn decompressed_data_is_bounded_by_the_digest() {
+        let zeros = vec![0; 1 << 20];
+        let bomb = zstd::bulk::compress(&zeros, 19).unwrap();
+        assert_eq!(decompress(&bomb, 1 << 20).unwrap(), zeros);
+        assert!(decompress(&bomb, 1000).unwrap_err().contains("1000"));
+        let two_frames = [bomb.clone(), bomb.clone()].concat();
+        assert_eq!(decompress(&two_frames, 2 << 20).unwrap().len(), 2 << 20);
+        assert!(decompress(&two_frames, 1 << 20).is_err());
+        for junk in [&b"junk"[..], &bomb[..bomb.len() - 1], b""] {
+            assert!(decompress(junk, 1 << 20).is_err(), "{junk:?}");
+        }
+        assert_eq!(decompress(b"", 0).unwrap(), b"");
     }
 
     // What a client asked for must not be lost in a message that it refuses.
