@@ -3,6 +3,7 @@
 //! The crate gives short names to the modules of `bazel-remote-apis`, so that the rest of the code reads
 //! `reapi::Directory` and not six path segments. It knows no store, no worker and no scheduler.
 
+pub mod command_outcome;
 pub mod error_details;
 mod generated;
 pub mod time;

@@ -59,6 +59,16 @@ pub struct Cli {
     #[arg(long, value_name = "VARIABLE", env = "LONGSHORE_PLATFORM_VARIABLE", value_parser = parse_variable)]
     pub platform_variable: Option<String>,
 
+    /// What an action may write to its standard output, and to its standard error; one that writes more is killed.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1GiB",
+        env = "LONGSHORE_MAX_LOG_SIZE",
+        value_parser = parse_size
+    )]
+    pub max_log_size: u64,
+
     /// Allow an address in --listen that other machines can reach. There is no authentication: ANYONE WHO REACHES
     /// THE PORT RUNS COMMANDS on this machine and can read and write its cache.
     #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS")]

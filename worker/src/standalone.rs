@@ -184,6 +184,7 @@ fn action_options(cli: &Cli) -> ActionOptions {
     ActionOptions {
         worker: worker_name(),
         platform_variable: cli.platform_variable.clone(),
+        log_bytes_max: Some(cli.max_log_size),
         ..ActionOptions::default()
     }
 }

@@ -25,6 +25,16 @@ use crate::run::RunError;
 /// How long a client is asked to wait when the store is full of things in use: some action will end.
 const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// How long a client is asked to wait when the command got lost with the process that kept it.
+const LOST_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The most bytes of violations in a response: below the 4 MiB that gRPC peers accept by default. A client that is
+/// told of this many uploads them, and hears of the others in its next attempt.
+const VIOLATIONS_BYTES_MAX: usize = 3 << 20;
+
+/// The most bytes of violations in the status of a call, which travels in headers: peers accept 8 KiB of these.
+const HEADER_VIOLATIONS_BYTES_MAX: usize = 3 << 10;
+
 /// The most characters of a message: statuses travel in HTTP headers too, whose size is bounded.
 const MESSAGE_LEN_MAX: usize = 2048;
 
@@ -116,7 +126,11 @@ impl Failure {
 
     /// The message that travels in an `ExecuteResponse` or a batch response.
     pub fn to_rpc(&self) -> rpc::Status {
-        let details = self.detail.iter().map(Detail::to_any).collect();
+        self.bounded(VIOLATIONS_BYTES_MAX)
+    }
+
+    fn bounded(&self, violations_bytes_max: usize) -> rpc::Status {
+        let details = self.detail.iter().map(|detail| detail.to_any(violations_bytes_max)).collect();
         rpc::Status { code: self.code as i32, message: self.message.clone(), details }
     }
 
@@ -125,21 +139,31 @@ impl Failure {
         if self.detail.is_none() {
             return tonic::Status::new(self.code, self.message.clone());
         }
-        let details = Bytes::from(self.to_rpc().encode_to_vec());
+        let details = Bytes::from(self.bounded(HEADER_VIOLATIONS_BYTES_MAX).encode_to_vec());
         tonic::Status::with_details(self.code, self.message.clone(), details)
     }
 }
 
 impl Detail {
-    fn to_any(&self) -> protobuf::Any {
+    fn to_any(&self, violations_bytes_max: usize) -> protobuf::Any {
         match self {
             Self::Missing(digests) => {
-                PreconditionFailure { violations: digests.iter().map(violation).collect() }.to_any()
+                let mut left_bytes = violations_bytes_max;
+                let fits = |violation: &Violation| {
+                    let left = left_bytes.checked_sub(violation.encoded_len() + VIOLATION_FRAME_BYTES);
+                    left_bytes = left.unwrap_or(0);
+                    left.is_some()
+                };
+                let violations = digests.iter().map(violation).take_while(fits).collect();
+                PreconditionFailure { violations }.to_any()
             }
             Self::RetryAfter(delay) => RetryInfo { retry_delay: Some(time::duration(*delay)) }.to_any(),
         }
     }
 }
+
+/// What a repeated message costs beside its own bytes, at most.
+const VIOLATION_FRAME_BYTES: usize = 4;
 
 fn violation(digest: &Digest) -> Violation {
     let function = digest.function();
@@ -259,7 +283,9 @@ impl From<RunError> for Failure {
             RunError::Start { errno: Errno::EAGAIN | Errno::ENOMEM, .. } => {
                 Self::new(Code::Unavailable, error.to_string())
             }
-            RunError::Start { .. } | RunError::Lost(_) => Self::internal(error.to_string()),
+            // Nothing that the client could put right, and nothing that has to happen again.
+            RunError::Lost(_) => Self::unavailable(error.to_string(), LOST_RETRY_DELAY),
+            RunError::Start { .. } => Self::internal(error.to_string()),
         }
     }
 }

@@ -81,11 +81,13 @@ impl Journal {
         self.publish(Phase::Running);
     }
 
-    pub(super) fn ran(&mut self, outcome: &RunOutcome, exit_code: i32) {
+    /// The command has ended, with an exit code if that is known; `report` is for `auxiliary_metadata`.
+    pub(super) fn ran(&mut self, outcome: &RunOutcome, exit_code: Option<i32>, report: protobuf::Any) {
         self.metadata.execution_start_timestamp = Some(self.stamp_at(outcome.started));
         self.metadata.execution_completed_timestamp = Some(self.stamp_at(outcome.completed));
         self.metadata.virtual_execution_duration = Some(time::duration(outcome.duration));
-        self.exit_code = Some(exit_code);
+        self.metadata.auxiliary_metadata.push(report);
+        self.exit_code = exit_code;
     }
 
     pub(super) fn uploading(&mut self) {

@@ -11,6 +11,8 @@ mod collected;
 mod command;
 mod journal;
 mod load;
+mod logs;
+mod outcome;
 mod prepared;
 mod ran;
 mod runner;

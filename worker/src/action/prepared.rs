@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use longshore_proto::error_details::Detail as _;
+
 use super::command::CheckedCommand;
 use super::journal::Journal;
+use super::logs;
+use super::outcome::to_wire;
 use super::ran::{Ended, Ran};
 use super::runner::Context;
 use crate::materialize::InputRoot;
@@ -42,18 +46,50 @@ impl<'a> Prepared<'a> {
             timeout,
         };
         journal.running();
-        let outcome = match timeout {
-            Some(Duration::ZERO) => expired_at_once(journal),
-            _ => context.worker.runner.run(spec, context.cancelled.clone()).await?,
+        let (mut outcome, outgrown) = match timeout {
+            Some(Duration::ZERO) => (expired_at_once(journal), None),
+            _ => run_bounded(&context, &root, spec).await?,
         };
+        if let (Verdict::Exited(_) | Verdict::Signaled(_), Some(timeout)) = (outcome.verdict, timeout) {
+            // It was in time: what goes beyond is the time that it took to see its end.
+            outcome.duration = outcome.duration.min(timeout);
+        }
         tracing::debug!(verdict = ?outcome.verdict, duration = ?outcome.duration, usage = ?outcome.usage, "command ended");
-        let ended = Ended::of(outcome.verdict, timeout)?;
-        journal.ran(&outcome, ended.exit_code);
+        let ended = match outgrown {
+            Some(log_bytes_max) => Ok(Ended::outgrown(log_bytes_max)),
+            None => Ended::of(outcome.verdict, timeout),
+        };
+        let exit_code = ended.as_ref().ok().map(|ended| ended.exit_code);
+        journal.ran(&outcome, exit_code, to_wire(&outcome, outgrown.is_some()).to_any());
+        let ended = ended?;
         if let Some(note) = &ended.note {
             journal.note(note);
         }
         Ok(Ran { context, outputs: command.outputs, root, failure: ended.failure })
     }
+}
+
+/// Runs the command until it ends or has written too much; the bound that it broke in that case.
+async fn run_bounded(
+    context: &Context<'_>,
+    root: &InputRoot,
+    spec: RunSpec,
+) -> Result<(RunOutcome, Option<u64>), Failure> {
+    let worker = context.worker;
+    let Some(log_bytes_max) = worker.options.log_bytes_max else {
+        return Ok((worker.runner.run(spec, context.cancelled.clone()).await?, None));
+    };
+    let stop = context.cancelled.child_token();
+    let run = worker.runner.run(spec, stop.clone());
+    tokio::pin!(run);
+    tokio::select! {
+        outcome = &mut run => return Ok((outcome?, None)),
+        () = logs::outgrown(worker, root.folder(), log_bytes_max) => stop.cancel(),
+    }
+    // The end that it came to meanwhile, or somebody else's wish, goes before.
+    let outcome = run.await?;
+    let is_ours = outcome.verdict == Verdict::Cancelled && !context.cancelled.is_cancelled();
+    Ok((outcome, is_ours.then_some(log_bytes_max)))
 }
 
 fn expired_at_once(journal: &Journal) -> RunOutcome {

@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::collected::Collected;
 use super::journal::Journal;
+use super::logs;
 use super::prepared::{STDERR, STDOUT};
 use super::runner::Context;
 use crate::materialize::InputRoot;
@@ -56,6 +57,20 @@ impl Ended {
             Verdict::Cancelled => Err(Failure::cancelled()),
         }
     }
+
+    /// The end of a command that was killed because it wrote too much.
+    pub(super) fn outgrown(log_bytes_max: u64) -> Self {
+        let exit_code = SIGNAL_EXIT_CODE_BASE + Signal::SIGKILL as i32;
+        Self { exit_code, failure: Some(too_much(log_bytes_max)), note: None }
+    }
+}
+
+/// Why an action failed that wrote too much to one of its streams.
+fn too_much(log_bytes_max: u64) -> Failure {
+    let message = format!(
+        "stdout or stderr is larger than the {log_bytes_max} bytes that are stored here; the rest is cut off"
+    );
+    Failure::new(Code::ResourceExhausted, message)
 }
 
 impl<'a> Ran<'a> {
@@ -65,6 +80,11 @@ impl<'a> Ran<'a> {
         let Self { context, outputs: declared, root, mut failure } = self;
         journal.uploading();
         let worker = context.worker;
+        if let Some(log_bytes_max) = worker.options.log_bytes_max
+            && cut_logs(&context, &root, log_bytes_max).await?
+        {
+            failure = failure.or_else(|| Some(too_much(log_bytes_max)));
+        }
         let [stdout, stderr] = adopt_logs(&context, &root).await?;
 
         let folder = ActionFolder { root: reopen(root.dir())?, path: root.path().to_owned() };
@@ -95,8 +115,15 @@ async fn adopt_logs(context: &Context<'_>, root: &InputRoot) -> Result<[BlobPin;
     context.worker.io.run(move || Ok([adopt(STDOUT)?, adopt(STDERR)?])).await
 }
 
+/// Cuts off what is beyond the bound; whether there was any.
+async fn cut_logs(context: &Context<'_>, root: &InputRoot, log_bytes_max: u64) -> Result<bool, PathError> {
+    let folder = reopen(root.folder())?;
+    let cut = move |name| logs::cut(&folder, name, log_bytes_max);
+    context.worker.io.run(move || Ok(cut(STDOUT)? | cut(STDERR)?)).await
+}
+
 /// A descriptor of its own for a thread of the pool.
-fn reopen(dir: &OsDir) -> Result<OsDir, PathError> {
+pub(super) fn reopen(dir: &OsDir) -> Result<OsDir, PathError> {
     dir.open_sub(Path::new("."))
 }
 

@@ -39,6 +39,8 @@ pub struct ActionOptions {
     pub timeout_max: Option<Duration>,
     /// The name of the variable that tells a command its platform; nothing for none.
     pub platform_variable: Option<String>,
+    /// The most bytes of stdout and of stderr that are kept, each; nothing for no bound.
+    pub log_bytes_max: Option<u64>,
 }
 
 /// Runs actions: what every action of this worker shares.

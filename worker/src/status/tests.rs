@@ -81,7 +81,7 @@ fn whose_fault_it_is_decides_the_code() {
         (MaterializeError::Store(StoreError::NotFound(root)).into(), Code::FailedPrecondition),
         (RunError::TooLong(1 << 30).into(), Code::InvalidArgument),
         (RunError::Start { stage: "fork".into(), errno: Errno::EAGAIN }.into(), Code::Unavailable),
-        (RunError::Lost("gone".into()).into(), Code::Internal),
+        (RunError::Lost("gone".into()).into(), Code::Unavailable),
         (collect(true).into(), Code::FailedPrecondition),
         (collect(false).into(), Code::InvalidArgument),
     ];
@@ -106,4 +106,20 @@ fn a_long_message_is_cut_between_characters() {
     let failure = Failure::invalid("é".repeat(MESSAGE_LEN_MAX));
     assert!(failure.message().len() <= MESSAGE_LEN_MAX + '…'.len_utf8());
     assert!(failure.message().ends_with("é…"));
+}
+
+// Ten thousand missing blobs must fit into the message, and those of a call into its headers.
+#[test]
+fn violations_are_bounded() {
+    let digests: Vec<_> =
+        (0..100_000_u32).map(|number| DigestFunction::Sha512.digest(&number.to_le_bytes())).collect();
+    let failure = Failure::missing("the input root", &digests);
+    let status = failure.to_rpc();
+    assert!(status.encoded_len() <= VIOLATIONS_BYTES_MAX + MESSAGE_LEN_MAX);
+    let violations = PreconditionFailure::from_any(&status.details[0]).unwrap().violations;
+    assert!(violations.len() > 10_000, "{}", violations.len());
+    let in_headers = failure.to_tonic();
+    assert!(in_headers.details().len() < HEADER_VIOLATIONS_BYTES_MAX + 512);
+    let status = rpc::Status::decode(in_headers.details()).unwrap();
+    assert!(!PreconditionFailure::from_any(&status.details[0]).unwrap().violations.is_empty());
 }

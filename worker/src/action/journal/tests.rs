@@ -79,7 +79,7 @@ fn whole_life(queued: u64, clock: &[u64], outcome: &RunOutcome) -> [i64; 9] {
     journal.fetching();
     journal.fetched();
     journal.running();
-    journal.ran(outcome, 0);
+    journal.ran(outcome, Some(0), protobuf::Any::default());
     journal.uploading();
     journal.uploaded();
     let (metadata, _) = journal.close();
