@@ -32,6 +32,7 @@ mod qws;
 mod reference;
 mod res;
 mod rn;
+mod run;
 mod support;
 mod sym;
 mod v;
