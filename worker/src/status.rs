@@ -248,7 +248,7 @@ impl Failure {
             // Nothing that a client sent is ingested here: wrong bytes are a fault on this side.
             StoreError::Mismatch { .. } => Self::internal(format!("{what}: {error}")),
             StoreError::TooLarge { .. } => Self::new(Code::ResourceExhausted, format!("{what}: {error}")),
-            error => error.clone().into(),
+            error => Self::from(error.clone()).within(what),
         }
     }
 }
