@@ -105,7 +105,6 @@ async fn err_02() -> Result<()> {
 #[tokio::test]
 async fn err_03() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    type Pick = fn(&[u8]) -> bool;
     let picks: [(Pick, usize); 3] = [
         (|data| data.starts_with(b"one "), 1),
         (|data| data.starts_with(b"one ") || data.starts_with(b"two "), 2),
@@ -149,6 +148,9 @@ async fn err_03() -> Result<()> {
     }
     Ok(())
 }
+
+/// Which blobs are left out.
+type Pick = fn(&[u8]) -> bool;
 
 /// An action with input files that no other has; one of them has two names.
 fn with_files(function: DigestFunction) -> ActionBlobs {

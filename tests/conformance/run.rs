@@ -146,11 +146,6 @@ impl Ran {
         let [outcome] = &found[..] else { bail!("not one outcome: {:?}", metadata.auxiliary_metadata) };
         Ok(outcome.clone())
     }
-
-    /// The subjects of all violations.
-    pub(crate) fn missing(&self) -> Result<Vec<String>> {
-        missing(&self.status())
-    }
 }
 
 /// The subjects of a status whose details are one list of `MISSING` violations.
