@@ -16,7 +16,7 @@ const CRATES: [(&str, &[&str]); 3] = [
 ];
 
 /// The rooms of `worker`, each with those that it may import. A room that is not named here fails the test.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("materialize", &[]),
     ("output", &[]),
     ("run", &[]),
@@ -26,7 +26,11 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("environment", &[]),
     ("cli", &["frontend"]),
     ("status_line", &["frontend"]),
-    ("standalone", &["action", "cli", "environment", "frontend", "materialize", "run", "status_line"]),
+    ("memory", &["frontend"]),
+    (
+        "standalone",
+        &["action", "cli", "environment", "frontend", "materialize", "memory", "run", "status_line"],
+    ),
 ];
 
 #[test]

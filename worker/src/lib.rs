@@ -8,6 +8,7 @@ pub mod cli;
 mod environment;
 pub mod frontend;
 pub mod materialize;
+mod memory;
 pub mod output;
 pub mod run;
 pub mod standalone;

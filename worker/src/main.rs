@@ -10,6 +10,8 @@ use nix::sys::stat::{Mode, umask};
 
 /// Threads for gRPC and timers; the work is done by the I/O threads and by the actions.
 const RUNTIME_THREADS_MAX: usize = 4;
+/// Threads for what may block and is no file-system work: giving up the root.
+const BLOCKING_THREADS_MAX: usize = 2;
 
 fn main() -> ExitCode {
     run::run_if_helper();
@@ -33,6 +35,7 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.min(RUNTIME_THREADS_MAX))
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()?;
     runtime.block_on(standalone::run(prepared))

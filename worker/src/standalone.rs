@@ -14,14 +14,16 @@ use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{ActionOptions, ActionRunner, LocalSink};
 use crate::cli::Cli;
 use crate::environment::environment;
-use crate::frontend::embedded::{Embedded, Endpoint, Listener};
+use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler};
 use crate::frontend::pump;
 use crate::materialize::{HardlinkMaterializer, Materializer as _};
+use crate::memory::give_back;
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
 use crate::status_line::{StatusLine, size};
 
@@ -132,18 +134,16 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         let (embedded, stop) = (embedded.clone(), stop.clone());
         async move { embedded.serve(listener, stop.cancelled_owned()).await }
     });
+    let giving_back =
+        tokio::spawn(give_back(scheduler.clone(), environment.io.clone(), environment.clock.clone()));
     let work = tokio::spawn(pump(scheduler.clone(), worker.clone(), jobs, CancellationToken::new()));
 
     let mut signals = Signals::new()?;
     signals.next().await;
     status_line.stop();
     embedded.drain().await;
-    eprintln!("longshore: stopping; running actions may end (again to stop at once)");
-    tokio::select! {
-        result = work => result?,
-        () = signals.next() => scheduler.cancel_all(),
-        () = tokio::time::sleep(DRAIN_MAX) => scheduler.cancel_all(),
-    }
+    finish(work, &mut signals, &scheduler).await?;
+    giving_back.abort();
     stop.cancel();
     let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
     drop((embedded, worker));
@@ -153,6 +153,17 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || root.release()).await??;
     if let Endpoint::Unix(path) = &endpoint {
         let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Lets running actions end, unless somebody is in a hurry.
+async fn finish(work: JoinHandle<()>, signals: &mut Signals, scheduler: &Scheduler) -> anyhow::Result<()> {
+    eprintln!("longshore: stopping; running actions may end (again to stop at once)");
+    tokio::select! {
+        result = work => result?,
+        () = signals.next() => scheduler.cancel_all(),
+        () = tokio::time::sleep(DRAIN_MAX) => scheduler.cancel_all(),
     }
     Ok(())
 }

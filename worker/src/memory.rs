@@ -1,0 +1,70 @@
+//! Memory that a burst of work took goes back to the machine when the work is over.
+//!
+//! glibc keeps what is freed, in an arena a thread. That is right under load and wrong afterwards: other programs,
+//! the actions above all, could use it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_cas_store::io::{Clock, IoPool};
+
+use crate::frontend::embedded::Scheduler;
+
+/// How often the figure is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Growth since memory was last given back that makes it worth giving back again.
+const GROWTH_BYTES_MIN: u64 = 2 << 20;
+
+/// Gives memory back whenever no action runs and there is something to give; ends with the process.
+pub(crate) async fn give_back(scheduler: Arc<Scheduler>, io: IoPool, clock: Arc<dyn Clock>) {
+    let mut settled_bytes = resident_bytes();
+    loop {
+        clock.sleep(LOOK_EVERY).await;
+        let has_grown = resident_bytes() > settled_bytes.saturating_add(GROWTH_BYTES_MIN);
+        if has_grown && scheduler.stats().running == 0 {
+            // It takes milliseconds, which the threads of the wire do not have.
+            io.run(trim).await;
+            settled_bytes = resident_bytes();
+        }
+    }
+}
+
+/// What this process has in memory (`VmRSS` of proc(5)); nothing where that cannot be read.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper")]
+fn trim() {
+    // SAFETY: it takes the allocator's own locks, and touches nothing that is in use.
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
+/// Other allocators give memory back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_freed_is_given_back() {
+        const PIECES: usize = 100_000;
+        const PIECE_BYTES: usize = 512;
+        let before = resident_bytes();
+        let mut pieces: Vec<_> = (0..PIECES).map(|_| vec![1_u8; PIECE_BYTES]).collect();
+        // The last piece pins the top of the heap, so that freeing alone gives nothing back.
+        let last = pieces.pop();
+        let full = resident_bytes();
+        assert!(full >= before + (PIECES * PIECE_BYTES / 2) as u64, "{before} {full}");
+        drop(pieces);
+        trim();
+        assert!(resident_bytes() < before + (full - before) / 2, "{before} {full} {}", resident_bytes());
+        drop(last);
+    }
+}
