@@ -1,6 +1,9 @@
 //! What the tests of several rules share: requests to every method, and what to expect of a refusal.
 
 use std::fmt::Debug;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -215,4 +218,24 @@ pub(crate) async fn batch_limit(client: &Client) -> Result<usize> {
     let capabilities = client.capabilities().get_capabilities(request).await?.into_inner();
     let cache = capabilities.cache_capabilities.context("no cache")?;
     Ok(usize::try_from(cache.max_batch_total_size_bytes)?)
+}
+
+/// Every file below a folder.
+pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.expect("a directory entry").path();
+        if path.is_dir() { found.extend(files_in(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// Writes over the file that a longshore keeps of a blob.
+pub(crate) fn damage(longshore: &Longshore, digest: &Digest, content: &[u8]) -> Result<()> {
+    let name = digest.hash_hex();
+    let is_of_blob = |path: &&PathBuf| path.to_string_lossy().contains(&name);
+    let files = files_in(&longshore.root().join("blobs"));
+    let file = files.iter().find(is_of_blob).with_context(|| format!("{digest} has no file"))?;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+    fs::write(file, content).with_context(|| file.display().to_string())
 }
