@@ -10,7 +10,9 @@ use longshore_proto::error_details::{Detail as _, PreconditionFailure};
 use longshore_proto::{Message as _, longrunning, reapi, rpc};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::Client;
-use longshore_tests::longshore::Longshore;
+use longshore_tests::longshore::{Longshore, new_home};
+use longshore_tests::process::fifo;
+use tempfile::TempDir;
 use tonic::Code;
 
 use crate::shared;
@@ -213,5 +215,36 @@ pub(crate) fn response(operation: &longrunning::Operation) -> Result<reapi::Exec
             Ok(reapi::ExecuteResponse::decode(any.value.as_slice())?)
         }
         other => bail!("done without a response: {other:?}"),
+    }
+}
+
+/// A place in a script where it waits for the test.
+pub(crate) struct Gate {
+    folder: TempDir,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Result<Self> {
+        let folder = new_home()?;
+        fifo(&folder.path().join("reached"))?;
+        fifo(&folder.path().join("open"))?;
+        Ok(Self { folder })
+    }
+
+    /// The commands of a shell that wait.
+    pub(crate) fn script(&self) -> String {
+        let folder = self.folder.path().display();
+        format!("echo > {folder}/reached; read line < {folder}/open")
+    }
+
+    /// Completes when the script waits.
+    pub(crate) async fn reached(&self) -> Result<()> {
+        tokio::fs::read(self.folder.path().join("reached")).await.context("the gate is reached")?;
+        Ok(())
+    }
+
+    /// Lets the script go on.
+    pub(crate) async fn open(&self) -> Result<()> {
+        tokio::fs::write(self.folder.path().join("open"), "\n").await.context("the gate is opened")
     }
 }
