@@ -172,6 +172,11 @@ impl BlobStore {
         Ok(Charge::of(reservation, &self.space))
     }
 
+    /// Like [`BlobStore::charge`], if nothing has to be waited for.
+    pub(crate) fn charge_now(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
+        Some(Charge::of(self.space.reserve_now(bytes)?, &self.space))
+    }
+
     /// The size of the largest blob that can ever be stored.
     pub fn blob_size_bytes_max(&self) -> u64 {
         let block_bytes = self.space.layout.disk_bytes(1);

@@ -144,16 +144,23 @@ impl BlobStore {
     /// Space for executable variants that do not exist yet is reserved, so that [`BlobStore::link`] finds it; the
     /// references cover them as soon as they are made.
     pub async fn pin_tree(&self, directories: &[Digest], keys: &[FileKey]) -> Result<BlobPins, PinTreeError> {
+        let mut pins = self.pin_blobs(directories, keys).map_err(PinTreeError::Missing)?;
+        self.plan_into(&mut pins, variants(keys)).await?;
+        Ok(pins)
+    }
+
+    /// Like [`BlobStore::pin_tree`], if all of it is here, the variants too.
+    pub(crate) fn pin_tree_now(&self, directories: &[Digest], keys: &[FileKey]) -> Option<BlobPins> {
+        let mut pins = self.pin_blobs(directories, keys).ok()?;
+        pin_planned(&self.space, &mut pins, &variants(keys)).is_empty().then_some(pins)
+    }
+
+    /// Pins the blobs of `directories` and `keys`, or says which are not here.
+    fn pin_blobs(&self, directories: &[Digest], keys: &[FileKey]) -> Result<BlobPins, Vec<Digest>> {
         let mut pins = BlobPins::new(self.space.clone());
         let files = keys.iter().map(|key| key.digest);
         let missing = self.pin_into(&mut pins, directories.iter().copied().chain(files));
-        if !missing.is_empty() {
-            return Err(PinTreeError::Missing(missing));
-        }
-        let executables = keys.iter().filter(|key| key.executable && !key.digest.is_empty());
-        let variants: Vec<_> = executables.map(|key| SlotKey::Variant(key.digest)).collect();
-        self.plan_into(&mut pins, variants).await?;
-        Ok(pins)
+        if missing.is_empty() { Ok(pins) } else { Err(missing) }
     }
 
     /// Those of `digests` that are not here, each once; the others are marked used. One pass, no I/O.
@@ -222,6 +229,12 @@ impl BlobStore {
             self.space.environment.io.run(move || drop(space.take_key(key))).await;
         }
     }
+}
+
+/// The executable variants among `keys`.
+fn variants(keys: &[FileKey]) -> Vec<SlotKey> {
+    let executables = keys.iter().filter(|key| key.executable && !key.digest.is_empty());
+    executables.map(|key| SlotKey::Variant(key.digest)).collect()
 }
 
 /// Adds references to inodes that exist or are planned; the others are returned.

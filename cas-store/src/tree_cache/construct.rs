@@ -48,17 +48,32 @@ impl Construction {
 
     /// Builds the tree and publishes it.
     pub(super) async fn build(self) -> Result<Entry, TreeError> {
-        let (tree, parts) = self.shared.loader.load(self.root, self.landing.clone()).await?;
-        let store = &self.shared.loader.store;
-        let charge = store.charge(tree.totals.own_bytes()).await.map_err(|error| self.failed(error))?;
-        let (pins, absent) = self.pin_present(&parts).await?;
-        let held = Held::new(pins, charge);
-        let site = if absent.is_empty() {
-            self.build_whole(tree.clone(), held).await?
-        } else {
-            self.build_and_fetch(tree.clone(), held, &parts, absent).await?
+        let (shared, is_stopped) = (self.shared.clone(), self.is_stopped.0.clone());
+        let build_now = move |tree: DirectoryTree, parts: Parts| {
+            let held = hold_now(&shared, &tree, &parts);
+            let built = held.map(|held| write_whole(&shared, &tree, held, &is_stopped));
+            (built, tree, parts)
+        };
+        let loader = &self.shared.loader;
+        let (built, tree, parts) = loader.load(self.root, self.landing.clone(), build_now).await?;
+        let site = match built {
+            Some(built) => built.map_err(|error| self.failed(error))?,
+            None => self.build_in_steps(&tree, &parts).await?,
         };
         site.into_entry(tree).ok_or(TreeError::Aborted { root: self.root })
+    }
+
+    /// Builds a tree of which something is to be waited for.
+    async fn build_in_steps(&self, tree: &DirectoryTree, parts: &Parts) -> Result<Site, TreeError> {
+        let store = &self.shared.loader.store;
+        let charge = store.charge(tree.totals.own_bytes()).await.map_err(|error| self.failed(error))?;
+        let (pins, absent) = self.pin_present(parts).await?;
+        let held = Held::new(pins, charge);
+        if absent.is_empty() {
+            self.build_whole(tree.clone(), held).await
+        } else {
+            self.build_and_fetch(tree.clone(), held, parts, absent).await
+        }
     }
 
     /// Pins what is here of `parts`; the blobs of the rest are returned.
@@ -79,16 +94,8 @@ impl Construction {
 
     /// Builds a tree all of whose blobs are here: one job.
     async fn build_whole(&self, tree: DirectoryTree, held: Held) -> Result<Site, TreeError> {
-        let (shared, is_stopped, root) = (self.shared.clone(), self.is_stopped.0.clone(), self.root);
-        let build = move || {
-            let (mut site, dir) = shared.grounds.break_ground(held)?;
-            let absent = HashSet::new();
-            let farm = Farm::new(&shared.loader.store, &absent);
-            farm.write(&tree, dir, &is_stopped)?.finish(&*site.open()?)?;
-            site.publish(&root)?;
-            Ok(site)
-        };
-        self.job(build).await
+        let (shared, is_stopped) = (self.shared.clone(), self.is_stopped.0.clone());
+        self.job(move || write_whole(&shared, &tree, held, &is_stopped)).await
     }
 
     /// Builds a tree while its `absent` blobs are fetched.
@@ -122,7 +129,7 @@ impl Construction {
         }
         let root = self.root;
         let finish = move || {
-            rest.finish(&*site.open()?)?;
+            rest.finish(&site)?;
             site.publish(&root)?;
             Ok(site)
         };
@@ -183,6 +190,33 @@ impl Construction {
     fn failed(&self, reason: StoreError) -> TreeError {
         TreeError::Store { root: self.root, reason }
     }
+}
+
+/// What a tree holds, if all of it is here and nothing has to be waited for.
+fn hold_now(shared: &Shared, tree: &DirectoryTree, parts: &Parts) -> Option<Held> {
+    let store = &shared.loader.store;
+    let charge = store.charge_now(tree.totals.own_bytes())?;
+    Some(Held::new(parts.pin_now(store)?, charge))
+}
+
+/// Writes out and publishes a tree all of whose blobs are here. Blocks.
+///
+/// One that was stopped is not complete, and not published: after a crash it would be taken for whole.
+fn write_whole(
+    shared: &Shared,
+    tree: &DirectoryTree,
+    held: Held,
+    is_stopped: &AtomicBool,
+) -> Result<Site, StoreError> {
+    let (mut site, dir) = shared.grounds.break_ground(held)?;
+    let absent = HashSet::new();
+    let rest = Farm::new(&shared.loader.store, &absent).write(tree, dir, is_stopped)?;
+    if is_stopped.load(Ordering::Relaxed) {
+        return Ok(site);
+    }
+    rest.finish(&site)?;
+    site.publish(&tree.digest)?;
+    Ok(site)
 }
 
 /// The parts that were not here at first, by their blobs.

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
+use super::site::Site;
 use crate::blob::{BlobStore, StoreError};
 use crate::digest::Digest;
 use crate::dir::Dir;
@@ -120,8 +121,12 @@ impl Rest {
     }
 
     /// Gives directories their properties, when all that belongs in them is there. Blocks.
-    pub(super) fn finish(self, dir: &dyn Dir) -> Result<(), StoreError> {
+    pub(super) fn finish(self, site: &Site) -> Result<(), StoreError> {
         debug_assert!(self.files.is_empty(), "files are still absent");
+        if self.directories.is_empty() {
+            return Ok(());
+        }
+        let dir = site.open()?;
         for (path, mode, properties) in self.directories {
             if mode != MODE_WHILE_BUILT {
                 dir.set_mode(&path, mode)?;

@@ -72,13 +72,23 @@ struct Loading {
     missing: BTreeSet<Digest>,
 }
 
+/// How far a job of the pool came.
+enum Progress<T, F> {
+    /// All messages were here, and what followed was done.
+    Whole(T),
+    /// Messages are absent.
+    Partial(Box<Loading>, F),
+}
+
 impl Loader {
-    /// Loads the tree of `root`, and collects what it is made of. Each job of the pool holds a clone of `guard`.
-    pub(super) async fn load(
+    /// Loads the tree of `root`, collects what it is made of, and goes on with `then` in the same job of the pool:
+    /// the way to another thread is a good part of a small construction. Each job holds a clone of `guard`.
+    pub(super) async fn load<T: Send + 'static>(
         &self,
         root: Digest,
         guard: impl Clone + Send + 'static,
-    ) -> Result<(DirectoryTree, Parts), TreeError> {
+        mut then: impl FnOnce(DirectoryTree, Parts) -> T + Send + 'static,
+    ) -> Result<T, TreeError> {
         let mut loading = Loading {
             root,
             linked: HashMap::new(),
@@ -94,17 +104,19 @@ impl Loader {
         loop {
             let (loader, guard) = (self.clone(), guard.clone());
             let read = move || {
-                let _guard = guard;
                 loading.read(level, &loader)?;
-                let is_whole = loading.absent.is_empty() && loading.missing.is_empty();
-                let linked = is_whole.then(|| loading.link(&loader)).transpose()?;
-                Ok::<_, TreeError>((loading, linked))
+                if !loading.absent.is_empty() || !loading.missing.is_empty() {
+                    return Ok(Progress::Partial(Box::new(loading), then));
+                }
+                let (tree, parts) = loading.link(&loader)?;
+                Ok::<_, TreeError>(Progress::Whole(then(tree, parts)))
             };
-            let linked;
-            (loading, linked) = self.io.run(read).await?;
-            if let Some(loaded) = linked {
-                return Ok(loaded);
-            }
+            // The outcome comes first: where nobody takes it, what it holds is undone before the guard goes.
+            let (progress, _guard) = self.io.run(move || (read(), guard)).await;
+            (loading, then) = match progress? {
+                Progress::Whole(value) => return Ok(value),
+                Progress::Partial(partial, then) => (*partial, then),
+            };
             if loading.absent.is_empty() {
                 return Err(self.missing(loading).await);
             }

@@ -44,6 +44,11 @@ impl Parts {
         }
     }
 
+    /// Pins all of them, if they are here.
+    pub(super) fn pin_now(&self, store: &BlobStore) -> Option<BlobPins> {
+        store.pin_tree_now(&self.directories, &self.keys)
+    }
+
     /// Pins all of them.
     pub(super) async fn pin(&self, store: &BlobStore) -> Result<BlobPins, PinTreeError> {
         store.pin_tree(&self.directories, &self.keys).await

@@ -156,9 +156,11 @@ impl Site {
         Ok(())
     }
 
-    /// Makes an entry of a published tree.
+    /// Makes an entry of a published tree; one that was not published is undone.
     pub(super) fn into_entry(mut self, tree: DirectoryTree) -> Option<Entry> {
-        debug_assert!(self.is_published);
+        if !self.is_published {
+            return None;
+        }
         let held = self.held.take()?;
         let name = std::mem::take(&mut self.name);
         Some(Entry { tree, path: self.grounds.trees_path.join(&name), name, _held: held })

@@ -154,6 +154,49 @@ async fn a_newcomer_waits_until_a_cancelled_build_has_stopped() {
     kit.assert_tidy().await;
 }
 
+// What stands among the published trees is taken for whole after a crash.
+#[tokio::test]
+async fn a_cancelled_build_never_stands_among_the_published_trees() {
+    let folder = tempfile::tempdir().unwrap();
+    let environment = environment();
+    let io = environment.io.clone();
+    let room = Room { entries_max: 0, ..Room::default() };
+    let kit = Kit::open_in(folder.path(), Arc::new(NoSource), room, environment).await;
+    let tree = Tree::wide("cancelled", 3, 4);
+    kit.upload(&tree).await;
+    // The variants of its executables are there from now on: nothing is to be waited for.
+    drop(kit.cache.get(tree.root()).await.unwrap());
+    kit.assert_tidy().await;
+    let (release, blockers): (Vec<_>, Vec<_>) = (0..io.threads()).map(|_| mpsc::channel::<()>()).unzip();
+    let blocked = Arc::new(AtomicUsize::new(0));
+    for blocker in blockers {
+        let blocked = blocked.clone();
+        io.spawn(move || {
+            blocked.fetch_add(1, Ordering::SeqCst);
+            let _ = blocker.recv();
+        });
+    }
+    until(|| blocked.load(Ordering::SeqCst) == io.threads()).await;
+
+    let trees = std::fs::File::open(folder.path().join("trees")).unwrap();
+    trees.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let mut caller = Box::pin(kit.cache.get(tree.root()));
+    for _ in 0..10 {
+        assert!(futures::poll!(&mut caller).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(caller);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    kit.assert_tidy().await;
+    // Nothing was ever moved there, not even for a moment.
+    assert_eq!(trees.metadata().unwrap().modified().unwrap(), std::time::SystemTime::UNIX_EPOCH);
+    let pin = kit.cache.get(tree.root()).await.unwrap();
+    Tree::assert_wide(pin.path(), "cancelled", 3, 4);
+}
+
 /// 64 callers over 16 trees, each getting, checking and dropping trees in an order of its own.
 async fn stampede(kit: &Arc<Kit>, trees: &Arc<Vec<Tree>>, rounds: usize, may_fail: bool) {
     let callers = (0..64).map(|caller| {

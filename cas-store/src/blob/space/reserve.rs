@@ -103,6 +103,14 @@ impl Space {
         Err(no_space(bytes, limit_bytes))
     }
 
+    /// Reserves `bytes` if they are free and nobody waits for any.
+    pub(crate) fn reserve_now(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let mut state = self.lock();
+        let is_reserved = state.queue.is_empty() && state.reserve(bytes);
+        self.settle(state);
+        is_reserved.then(|| Reservation::granted(self.clone(), bytes))
+    }
+
     /// Reserves `bytes` from a thread of the pool, unlinking victims itself. Blocks.
     ///
     /// Space that is freed by other jobs is waited for by running such jobs, and for a bounded time.
