@@ -20,6 +20,7 @@ use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 use longshore_worker::materialize::HardlinkMaterializer;
+use tokio::runtime::Handle;
 
 use crate::bare::{Plan, Source};
 use crate::rivals;
@@ -57,13 +58,15 @@ pub(crate) struct Bench {
     rival_dir: Arc<OsDir>,
     rivals: AtomicUsize,
     root: StoreRoot,
+    /// As many blocking threads as the pool has.
+    pub(crate) few_threads: Handle,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    pub(crate) async fn open(parent: &Path) -> Result<Self> {
+    pub(crate) async fn open(parent: &Path, threads: usize, few_threads: Handle) -> Result<Self> {
         let folder = tempfile::tempdir_in(parent)?;
-        let pool = rayon::ThreadPoolBuilder::new().build()?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         let io = IoPool::new(Arc::new(pool));
         let environment = Environment { io: io.clone(), executor: Arc::new(Tokio), clock: Arc::new(Tokio) };
         let root = StoreRoot::claim(&folder.path().join("root"))?;
@@ -89,12 +92,9 @@ impl Bench {
             rival_dir: Arc::new(OsDir::open(&rival_path)?),
             rivals: AtomicUsize::new(0),
             root,
+            few_threads,
             _folder: folder,
         })
-    }
-
-    pub(crate) fn threads(&self) -> usize {
-        self.io.threads()
     }
 
     /// Stores all blobs of a tree.
@@ -134,11 +134,14 @@ impl Bench {
         Ok(took)
     }
 
-    /// Times baseline (a).
-    pub(crate) async fn hops(&self, plan: &Arc<Plan>) -> Result<Duration> {
+    /// Times baseline (a) on the threads of `runtime`.
+    pub(crate) async fn hops(&self, plan: &Arc<Plan>, runtime: &Handle) -> Result<Duration> {
         let path = self.rival_path();
-        let (took, outcome) = timed(rivals::hops(plan, self.root.path(), &path)).await;
-        outcome?;
+        let (plan, store, to) = (plan.clone(), self.root.path().to_owned(), path.clone());
+        let write = async move { rivals::hops(&plan, &store, &to).await };
+        // Inside the future: the clock must start before the task does.
+        let (took, outcome) = timed(async { runtime.spawn(write).await }).await;
+        outcome??;
         self.remove(&[path]).await?;
         Ok(took)
     }
