@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -14,6 +15,9 @@ use longshore_proto::{Message, bytestream, protobuf, reapi, rpc};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::{Client, finished};
 use longshore_tests::longshore::Longshore;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 /// The shared longshore, and a client of it.
@@ -238,4 +242,48 @@ pub(crate) fn damage(longshore: &Longshore, digest: &Digest, content: &[u8]) -> 
     let file = files.iter().find(is_of_blob).with_context(|| format!("{digest} has no file"))?;
     fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
     fs::write(file, content).with_context(|| file.display().to_string())
+}
+
+/// A connection that adds headers as they are, well formed or not.
+#[derive(Clone)]
+pub(crate) struct WithHeaders {
+    channel: Channel,
+    headers: http::HeaderMap,
+}
+
+impl WithHeaders {
+    /// The connection of `client`.
+    pub(crate) fn new(client: &Client, headers: &[(&'static str, &str)]) -> Result<Self> {
+        let mut map = http::HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse()?);
+        }
+        Ok(Self { channel: client.channel(), headers: map })
+    }
+}
+
+impl Service<http::Request<Body>> for WithHeaders {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<http::Request<Body>>::poll_ready(&mut self.channel, context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        request.headers_mut().extend(self.headers.clone());
+        self.channel.call(request)
+    }
+}
+
+/// What the server answers to a call of a method that may not exist.
+pub(crate) async fn answer_to(client: &Client, path: &str) -> Result<Code> {
+    let request =
+        http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+    let mut channel = client.channel();
+    std::future::poll_fn(|context| Service::<http::Request<Body>>::poll_ready(&mut channel, context)).await?;
+    let response = channel.call(request.body(Body::empty())?).await?;
+    let status = response.headers().get("grpc-status").context("no grpc-status in the headers")?;
+    Ok(Code::from_bytes(status.as_bytes()))
 }

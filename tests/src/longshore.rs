@@ -97,6 +97,12 @@ impl Longshore {
         self.output.text()
     }
 
+    /// Waits until it has printed a line that has all of `words`.
+    pub async fn prints(&self, words: &[&str]) -> Result<()> {
+        let is_it = |line: &str| words.iter().all(|word| line.contains(word));
+        self.output.clone().until(|printed| printed.text.lines().any(is_it)).await.map(drop)
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).context("kill longshore")

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::io::Clock;
-use longshore_proto::{protobuf, reapi, time};
+use longshore_proto::{Message as _, protobuf, reapi, time};
 use tokio::sync::watch;
 
 use super::{Assignment, Phase, Progress};
@@ -17,6 +17,8 @@ use crate::run::RunOutcome;
 
 /// The most notes of one action that a client is shown.
 const NOTES_MAX: usize = 50;
+
+const REQUEST_METADATA_URL: &str = "type.googleapis.com/build.bazel.remote.execution.v2.RequestMetadata";
 
 /// What is given back only once the result has been delivered.
 ///
@@ -62,6 +64,7 @@ impl Journal {
             // The scheduler's clock: moving this one keeps the worker's own spans true.
             queued_timestamp: Some(time::timestamp(assignment.queued.min(now))),
             worker_start_timestamp: Some(time::timestamp(now)),
+            auxiliary_metadata: requested_by(assignment).into_iter().collect(),
             ..Default::default()
         };
         let progress = assignment.progress.clone();
@@ -136,6 +139,13 @@ impl Journal {
     fn publish(&self, phase: Phase) {
         self.progress.send_replace(Progress { phase, metadata: self.metadata.clone() });
     }
+}
+
+/// Who asked for the action, if that is known.
+fn requested_by(assignment: &Assignment) -> Option<protobuf::Any> {
+    let value = assignment.request_metadata.encode_to_vec();
+    let type_url = REQUEST_METADATA_URL.to_owned();
+    (!value.is_empty()).then_some(protobuf::Any { type_url, value })
 }
 
 #[cfg(test)]
