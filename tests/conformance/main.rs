@@ -35,6 +35,7 @@ mod rn;
 mod run;
 mod support;
 mod sym;
+mod table;
 mod v;
 mod wai;
 
