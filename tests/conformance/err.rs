@@ -6,16 +6,18 @@ use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
 use longshore_cas_store::digest::DigestFunction;
 use longshore_proto::error_details::{Detail as _, RetryInfo};
+use longshore_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use longshore_proto::{Message as _, longrunning, protobuf, reapi, rpc};
 use longshore_tests::action::{ActionBlobs, TestAction};
 use longshore_tests::client::Client;
 use longshore_tests::longshore::{Launch, Longshore, new_home};
 use longshore_tests::process::{fifo, foreign_descendants};
 use longshore_tests::tree::InputTree;
+use longshore_worker::frontend::embedded::PanicLayer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::codegen::{Service as _, http};
-use tonic::{Code, Request};
+use tonic::{Code, Request, Response, Status};
 
 use crate::run::{declaring, declaring_older, missing, response, run, run_by};
 use crate::support::{absent, all_of, put_message, refused, shared_client, subject, unique};
@@ -528,5 +530,48 @@ async fn err_16() -> Result<()> {
     client.capabilities().get_capabilities(request).await?;
     let (status, output) = longshore_tests::longshore::run_to_end(["--listen", "0.0.0.0:0"]).await?;
     assert!(!status.success() && output.contains("--allow-remote-clients"), "{output}");
+    Ok(())
+}
+
+/// Answers for one instance, and panics for every other.
+struct Broken;
+
+#[tonic::async_trait]
+impl Capabilities for Broken {
+    async fn get_capabilities(
+        &self,
+        call: Request<reapi::GetCapabilitiesRequest>,
+    ) -> Result<Response<reapi::ServerCapabilities>, Status> {
+        let instance = call.into_inner().instance_name;
+        assert_eq!(instance, "good", "a panic that is meant");
+        Ok(Response::new(reapi::ServerCapabilities::default()))
+    }
+}
+
+/// A panic in a handler is `INTERNAL` for that call only.
+#[tokio::test]
+async fn err_17() -> Result<()> {
+    // No request makes longshore panic, so that a service that does stands behind what guards longshore's own.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let uri = format!("http://{}", listener.local_addr()?);
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder()
+        .layer(PanicLayer)
+        .add_service(CapabilitiesServer::new(Broken))
+        .serve_with_incoming(incoming);
+    let server = tokio::spawn(server);
+    let client = Client::connect(&uri).await?;
+    let ask = async |instance: &str| {
+        let request = reapi::GetCapabilitiesRequest { instance_name: instance.to_owned() };
+        client.capabilities().get_capabilities(request).await
+    };
+    for _ in 0..3 {
+        // Side by side, on one connection.
+        let (good, bad, also_good) = futures::join!(ask("good"), ask("bad"), ask("good"));
+        refused(bad, Code::Internal, &["panicked"]);
+        good?;
+        also_good?;
+    }
+    server.abort();
     Ok(())
 }

@@ -17,6 +17,7 @@ mod instance;
 mod limits;
 mod operation;
 mod output_paths;
+mod panics;
 mod references;
 mod resource_name;
 mod scheduler;
@@ -36,6 +37,7 @@ use tonic::Request;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+pub use panics::{CatchPanics, PanicLayer};
 pub use scheduler::{Scheduler, SchedulerStats};
 pub use server::{Endpoint, ListenError, Listener};
 

@@ -30,6 +30,7 @@ use super::capabilities::CapabilitiesService;
 use super::cas::CasService;
 use super::execution::ExecutionService;
 use super::limits::{CONNECTION_WINDOW_BYTES, DECODE_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use super::panics::PanicLayer;
 
 /// Where to listen: `ADDR:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +145,7 @@ impl Embedded {
     ) -> Result<(), tonic::transport::Error> {
         let mut server = Server::builder()
             .layer(CallLayer)
+            .layer(PanicLayer)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX);
