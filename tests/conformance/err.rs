@@ -107,10 +107,13 @@ async fn err_02() -> Result<()> {
 #[tokio::test]
 async fn err_03() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    let picks: [(Pick, usize); 3] = [
+    let picks: [(Pick, usize); 5] = [
         (|data| data.starts_with(b"one "), 1),
         (|data| data.starts_with(b"one ") || data.starts_with(b"two "), 2),
         (|data| [b"one ".as_slice(), b"two ", b"three "].iter().any(|text| data.starts_with(text)), 3),
+        // A Directory hides what lies below it, and nothing beside it; nor does the Command hide anything.
+        (|data| data.starts_with(b"one ") || has(data, "only_in_deep"), 2),
+        (|data| data.starts_with(b"one ") || has(data, "only_in_deep") || has(data, "/bin/sh"), 3),
     ];
     for (pick, count) in picks {
         let blobs = with_files(client.function());
@@ -151,14 +154,20 @@ async fn err_03() -> Result<()> {
     Ok(())
 }
 
+fn has(data: &[u8], text: &str) -> bool {
+    data.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
 /// Which blobs are left out.
 type Pick = fn(&[u8]) -> bool;
 
 /// An action with input files that no other has; one of them has two names.
 fn with_files(function: DigestFunction) -> ActionBlobs {
     let tag = format!("{:?}", unique(16));
-    let mut action = TestAction::shell("true");
-    for (name, text) in [("a", "one "), ("sub/b", "two "), ("sub/deep/c", "three "), ("sub/again", "two ")] {
+    let mut action = TestAction::shell(&format!("true {tag}"));
+    for (name, text) in
+        [("a", "one "), ("sub/b", "two "), ("sub/deep/only_in_deep", "three "), ("sub/again", "two ")]
+    {
         action.inputs = action.inputs.file(name, format!("{text}{tag}"));
     }
     action.build(function)

@@ -142,7 +142,7 @@ async fn out_06() -> Result<()> {
     Ok(())
 }
 
-/// Empty components and `.` are dropped; a NUL is `INVALID_ARGUMENT`.
+/// Empty components and `.` are dropped; a NUL, or more than the kernel takes, is `INVALID_ARGUMENT`.
 #[tokio::test]
 async fn out_07() -> Result<()> {
     let paths = ["./d/f", "d//f", "d/./g", "e/."];
@@ -150,7 +150,9 @@ async fn out_07() -> Result<()> {
     ran.result().await?;
     assert_eq!(ran.listing()?, ["file ./d/f", "file d/./g", "file d//f", "directory e/."]);
     assert_eq!(ran.file("d//f").await?, "d/f\n");
-    for path in ["a\0b", "\0", "d/\0"] {
+    // Nor can a path be an output's that is longer than the kernel takes.
+    let (long_name, long_path) = ("n".repeat(256), "d/".repeat(3000));
+    for path in ["a\0b", "\0", "d/\0", &long_name, &long_path] {
         run_script("true", &[path]).await?.failed_with(Code::InvalidArgument, &["Command.output_paths"])?;
     }
     Ok(())
@@ -455,6 +457,10 @@ async fn out_25() -> Result<()> {
     assert_eq!(ran.file("f").await?, "1\n");
     assert_eq!(ran.file("e/i").await?, "4\n");
     assert_eq!(ran.contents("d").await?, ["closed/", "closed/deeper/", "closed/deeper/h", "g"]);
+    // The root itself, too.
+    let ran = run_script("echo 1 > d/f && chmod 000 d .", &["", "d/f"]).await?;
+    ran.result().await?;
+    assert_eq!((ran.file("d/f").await?, ran.contents("").await?.len()), ("1\n".into(), 2));
     Ok(())
 }
 
