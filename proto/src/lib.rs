@@ -6,6 +6,7 @@
 pub mod command_outcome;
 pub mod error_details;
 mod generated;
+pub mod raw;
 pub mod time;
 
 pub use generated::{bots, nativelink, remoteworker};

@@ -498,6 +498,13 @@ async fn ac_10() -> Result<()> {
         refused(outcome, Code::InvalidArgument, &["action_result", word]);
         refused(get(&client, &action).await, Code::NotFound, &[]);
     }
+    // A tree that lacks a directory that it names, though the store may have it.
+    let child = put_message(&client, &directory_of(&[("x", Digest::empty(client.function()))])).await?;
+    let tree = reapi::Tree { root: Some(parent_of("sub", &child)), children: Vec::new() };
+    let tree = put_message(&client, &tree).await?;
+    let torn = directory(reapi::OutputDirectory { tree_digest: Some(tree.to_wire()), ..Default::default() });
+    let words = ["action_result", &tree.hash_hex(), &child.hash_hex()];
+    refused(update(&client, &action, torn).await, Code::InvalidArgument, &words);
     // What stands under the digests of the Action and the Command is none.
     let junk = client.put([b"\xff\xff", &unique(9)[..]].concat()).await?;
     refused(

@@ -173,12 +173,17 @@ fn table(sections: &[Section], tests: &BTreeMap<String, Test>) -> String {
                 Verdict::Absent => "absent",
                 Verdict::Open => "open",
             };
-            let words = [found.rule.as_str(), &found.reason].join(" ").replace('|', "\\|");
+            let words = [found.rule.as_str(), &capitalised(&found.reason)].join(" ").replace('|', "\\|");
             let link = format!("[{}](../{TESTS}/{}.rs)", rule.id, found.file);
             let _ = writeln!(text, "| {link} | {} | {verdict} | {} |", rule.level, words.trim());
         }
     }
     text
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// How many rules of each level are met, and how many are not.
@@ -244,5 +249,7 @@ fn canary_what_is_missing_is_found() {
         disagreements(&sections, &tests),
         ["AB-02 has no test", "AB-03 is no rule of tests/conformance/rules.txt"]
     );
+    let source = "/// Waits.\n/// Open: for a reason.\n#[test]\nfn ab_02() {}\n";
+    assert!(table(&sections, &parse_tests("ab", source)).contains("| X | open | Waits. For a reason. |"));
     assert!(table(&sections, &tests).contains("| M | 1 | 1 | 0 | 0 | 0 |"));
 }

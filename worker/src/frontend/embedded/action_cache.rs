@@ -102,6 +102,15 @@ impl ActionCache {
             .map_err(|error| Failure::invalid(format!("{what}: blob {digest} is malformed: {error}")))
     }
 
+    async fn check_uploaded(
+        &self,
+        function: DigestFunction,
+        result: &reapi::ActionResult,
+    ) -> Result<(), Unfit> {
+        references::check(&self.store, function, result).await?;
+        references::check_trees(&self.store, function, result).await
+    }
+
     /// Keeps a result that comes from a client, if it is sound.
     async fn upload(
         &self,
@@ -118,7 +127,7 @@ impl ActionCache {
             .await
             .map_err(|failure| failure.within("action_result"))?;
         check_size(&result)?;
-        references::check(&self.store, function, &result).await.map_err(|unfit| match unfit {
+        self.check_uploaded(function, &result).await.map_err(|unfit| match unfit {
             Unfit::Missing(digests) => Failure::missing("an output in action_result", &digests),
             Unfit::Malformed(reason) => Failure::invalid(format!("action_result: {reason}")),
             Unfit::Failed(failure) => failure,

@@ -1,10 +1,13 @@
 //! The blobs that an `ActionResult` names, directly and inside its trees, and whether they are all here.
 
+use std::collections::HashSet;
+use std::iter;
 use std::sync::Arc;
 
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::name::NodeName;
+use longshore_proto::raw::RawTree;
 use longshore_proto::{Message as _, reapi};
 
 use super::limits::METADATA_BYTES_MAX;
@@ -45,6 +48,40 @@ pub(super) async fn check(
         missing.extend(missing_below(store, *root).await?);
     }
     if missing.is_empty() { Ok(()) } else { Err(Unfit::Missing(missing)) }
+}
+
+/// Checks that the trees of `result`, which are here, have all the directories that they name.
+///
+/// For what comes from outside: a tree is stored once it is known to be whole, and stays so.
+pub(super) async fn check_trees(
+    store: &Arc<BlobStore>,
+    function: DigestFunction,
+    result: &reapi::ActionResult,
+) -> Result<(), Unfit> {
+    for tree in Named::of(function, result).map_err(Unfit::Malformed)?.trees {
+        let message = store.read_many(vec![tree]).await.map_err(Failure::from)?.pop().flatten();
+        let message = message.ok_or_else(|| Unfit::Missing(vec![tree]))?;
+        let whole = tokio::task::spawn_blocking(move || check_whole(function, &message)).await;
+        let whole = whole.map_err(|error| Failure::internal(format!("tree {tree}: {error}")))?;
+        whole.map_err(|reason| Unfit::Malformed(format!("tree {tree}: {reason}")))?;
+    }
+    Ok(())
+}
+
+fn check_whole(function: DigestFunction, message: &[u8]) -> Result<(), String> {
+    let tree = RawTree::decode(message).map_err(|error| error.to_string())?;
+    let known: HashSet<_> = tree.children.iter().map(|child| function.digest(child)).collect();
+    for directory in iter::once(&tree.root).chain(&tree.children) {
+        let directory = reapi::Directory::decode(&directory[..]).map_err(|error| error.to_string())?;
+        for node in &directory.directories {
+            let child = Digest::from_wire(function, node.digest.as_ref());
+            let child = child.map_err(|error| format!("directory {:?}: {error}", node.name))?;
+            if !known.contains(&child) && !child.is_empty() {
+                return Err(format!("directory {:?}: {child} is not among the children", node.name));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a result names in its own fields.
