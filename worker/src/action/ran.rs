@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::dir::{OsDir, PathError};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use tonic::Code;
 
@@ -122,9 +123,15 @@ async fn cut_logs(context: &Context<'_>, root: &InputRoot, log_bytes_max: u64) -
     context.worker.io.run(move || Ok(cut(STDOUT)? | cut(STDERR)?)).await
 }
 
-/// A descriptor of its own for a thread of the pool.
+/// A descriptor of its own for a thread of the pool, whatever modes the action left behind.
 pub(super) fn reopen(dir: &OsDir) -> Result<OsDir, PathError> {
-    dir.open_sub(Path::new("."))
+    match dir.open_sub(Path::new(".")) {
+        Err(error) if error.errno == Errno::EACCES => {
+            dir.unlock()?;
+            dir.open_sub(Path::new("."))
+        }
+        opened => opened,
+    }
 }
 
 #[cfg(test)]
