@@ -256,6 +256,13 @@ async fn cas_07() -> Result<()> {
         assert_eq!(client.missing([&digest]).await?, [digest]);
         assert_eq!(files_in(&longshore.root().join("blobs")).len(), 0, "the file is removed");
     }
+    // One that is what it was, though somebody wrote it anew, is not damaged.
+    let digest = client.put(data.clone()).await?;
+    damage(&longshore, &digest, &data)?;
+    assert_eq!(client.read(&digest).await?, data);
+    assert_eq!(client.missing([&digest]).await?, []);
+    damage(&longshore, &digest, &flipped)?;
+    assert!(client.read(&digest).await.is_err());
     // An input that is damaged is one to upload again.
     let action = TestAction::new(["/bin/cat", "in"]).inputs(InputTree::new().file("in", data.clone()));
     let blobs = action.build(client.function());

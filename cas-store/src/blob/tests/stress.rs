@@ -44,9 +44,10 @@ async fn step(store: &Arc<BlobStore>, work: &OsDir, dice: &mut Dice, name: &str)
         }
         4 => {
             std::fs::write(store_path(work, name), &data).unwrap();
-            let (pin, _) = store.adopt(DigestFunction::Sha256, work, name.as_ref())?;
-            assert_eq!(*pin.digest(), digest);
+            let adopted = store.adopt(DigestFunction::Sha256, work, name.as_ref());
+            // Before the error is looked at: the name is needed again.
             let _ = std::fs::remove_file(store_path(work, name));
+            assert_eq!(*adopted?.0.digest(), digest);
         }
         5 => {
             let key = FileKey { digest, executable: dice.roll(2) == 0 };
