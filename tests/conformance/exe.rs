@@ -80,7 +80,7 @@ async fn exe_01() -> Result<()> {
         assert!(!first.name.is_empty() && names.insert(first.name));
     }
     gate.reached().await?;
-    gate.open().await?;
+    gate.open()?;
     for stream in [one, two] {
         assert_eq!(finished(stream).await?.status.unwrap_or_default().code, 0);
     }
@@ -129,7 +129,7 @@ async fn exe_04() -> Result<()> {
     let blocking = start(&client, &request(&client, &unique_action(&gate.script())).await?).await?;
     gate.reached().await?;
     let queued = start(&client, &request(&client, &unique_action("true")).await?).await?;
-    gate.open().await?;
+    gate.open()?;
     for stream in [blocking, queued] {
         let mut stages = Vec::new();
         for operation in rest(stream).await? {
@@ -151,11 +151,11 @@ async fn exe_05() -> Result<()> {
     let mut second = start(&client, &request(&client, &unique_action(&second_gate.script())).await?).await?;
     assert_eq!(metadata(&next(&mut second).await?)?.stage(), Stage::Queued);
     while metadata(&next(&mut first).await?)?.stage() != Stage::Executing {}
-    first_gate.open().await?;
+    first_gate.open()?;
     // Both wait at their gates, so nothing else can have sent it.
     while metadata(&next(&mut second).await?)?.stage() != Stage::Executing {}
     second_gate.reached().await?;
-    second_gate.open().await?;
+    second_gate.open()?;
     finished(first).await?;
     finished(second).await?;
     Ok(())
@@ -194,7 +194,7 @@ async fn exe_07() -> Result<()> {
     let one = start(&client, &request).await?;
     gate.reached().await?;
     let two = start(&client, &request).await?;
-    gate.open().await?;
+    gate.open()?;
     let (one, two) = (finished(one).await?, finished(two).await?);
     assert!(!one.cached_result && !two.cached_result);
     assert_eq!(id(&client, &one).await?, id(&client, &two).await?);
@@ -246,7 +246,7 @@ async fn exe_09() -> Result<()> {
         assert_eq!(metadata(&next(&mut stream).await?)?.stage(), Stage::Queued);
         streams.push(stream);
     }
-    gate.open().await?;
+    gate.open()?;
     for stream in streams {
         let result = finished(stream).await?.result.context("a result")?;
         assert_eq!(result.exit_code, 0);
@@ -329,7 +329,7 @@ async fn exe_13() -> Result<()> {
     let other = longshore.client().await?;
     run_by(&other, &unique_action("true")).await?.result().await?;
     let back = client.execution().wait_execution(reapi::WaitExecutionRequest { name }).await?.into_inner();
-    gate.open().await?;
+    gate.open()?;
     let response = finished(back).await?;
     assert_eq!(response.status.clone().unwrap_or_default().code, 0);
     assert!(!id(&client, &response).await?.is_empty());
@@ -351,7 +351,7 @@ async fn exe_14() -> Result<()> {
         ..request.clone()
     };
     let wanting = start(&client, &wanting).await?;
-    gate.open().await?;
+    gate.open()?;
     let (plain, wanting) = (finished(plain).await?, finished(wanting).await?);
     let id = id(&client, &plain).await?;
     let (plain, wanting) = (plain.result.context("a result")?, wanting.result.context("a result")?);
@@ -372,7 +372,7 @@ async fn exe_14() -> Result<()> {
         gate.reached().await?;
     }
     for gate in &gates {
-        gate.open().await?;
+        gate.open()?;
     }
     for stream in streams {
         assert!(!finished(stream).await?.cached_result);

@@ -8,10 +8,9 @@ use longshore_proto::command_outcome::Verdict;
 use longshore_proto::reapi::ExecutedActionMetadata;
 use longshore_proto::{protobuf, time};
 use longshore_tests::action::TestAction;
-use longshore_tests::process::fifo;
 use tonic::Code;
 
-use crate::run::{Ran, metadata, run, run_by, run_script};
+use crate::run::{Gate, Ran, metadata, run, run_by, run_script};
 use crate::support::{shared_client, unique};
 
 /// The names of all times of an execution, in the order in which they pass.
@@ -183,10 +182,8 @@ async fn met_07() -> Result<()> {
 #[tokio::test]
 async fn met_08() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    let folder = longshore_tests::longshore::new_home()?;
-    let gate = folder.path().join("gate");
-    fifo(&gate)?;
-    let action = TestAction::shell(&format!("read line < {}", gate.display())).salt(unique(16));
+    let gate = Gate::new()?;
+    let action = TestAction::shell(&gate.script()).salt(unique(16));
     let blobs = action.build(client.function());
     client.upload(&blobs.blobs).await?;
     let mut stream = client.start(&blobs.digest, false).await?;
@@ -203,7 +200,7 @@ async fn met_08() -> Result<()> {
         if !opened && known.contains(&"input fetch completed") {
             // The command waits, so nothing of its end can be known.
             assert_eq!(known, NAMES[..4]);
-            tokio::fs::write(&gate, "go\n").await?;
+            gate.open()?;
             opened = true;
         }
     }

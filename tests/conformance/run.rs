@@ -1,6 +1,7 @@
 //! Running actions, and reading what they left behind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
@@ -13,6 +14,9 @@ use longshore_tests::client::Client;
 use longshore_tests::longshore::{Longshore, new_home};
 use longshore_tests::process::fifo;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::Mutex;
 use tonic::Code;
 
 use crate::shared;
@@ -218,17 +222,28 @@ pub(crate) fn response(operation: &longrunning::Operation) -> Result<reapi::Exec
     }
 }
 
+/// How long a script may take to come to its gate.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A place in a script where it waits for the test.
 pub(crate) struct Gate {
     folder: TempDir,
+    reached: Mutex<pipe::Receiver>,
+    opened: pipe::Sender,
 }
 
 impl Gate {
     pub(crate) fn new() -> Result<Self> {
         let folder = new_home()?;
-        fifo(&folder.path().join("reached"))?;
-        fifo(&folder.path().join("open"))?;
-        Ok(Self { folder })
+        let (reached, opened) = (folder.path().join("reached"), folder.path().join("open"));
+        fifo(&reached)?;
+        fifo(&opened)?;
+        // For reading and writing: it neither waits for the other side nor sees it go.
+        let mut options = pipe::OpenOptions::new();
+        options.read_write(true);
+        let reached = Mutex::new(options.open_receiver(reached)?);
+        let opened = options.open_sender(opened)?;
+        Ok(Self { folder, reached, opened })
     }
 
     /// The commands of a shell that wait.
@@ -239,12 +254,14 @@ impl Gate {
 
     /// Completes when the script waits.
     pub(crate) async fn reached(&self) -> Result<()> {
-        tokio::fs::read(self.folder.path().join("reached")).await.context("the gate is reached")?;
+        let mut reached = self.reached.lock().await;
+        tokio::time::timeout(PATIENCE, reached.read_u8()).await.context("nobody came to the gate")??;
         Ok(())
     }
 
     /// Lets the script go on.
-    pub(crate) async fn open(&self) -> Result<()> {
-        tokio::fs::write(self.folder.path().join("open"), "\n").await.context("the gate is opened")
+    pub(crate) fn open(&self) -> Result<()> {
+        self.opened.try_write(b"\n").context("open the gate")?;
+        Ok(())
     }
 }

@@ -74,7 +74,7 @@ async fn wai_01() -> Result<()> {
     let mut waiting = wait(&client, &name).await?;
     let first = waiting.next().await.context("no answer")??;
     assert_eq!((first.name.as_str(), metadata(&first)?.stage()), (name.as_str(), Stage::Executing));
-    gate.open().await?;
+    gate.open()?;
     let mut last = None;
     while let Some(operation) = waiting.next().await {
         let operation = operation?;
@@ -143,7 +143,7 @@ async fn wai_04() -> Result<()> {
     }
     // One that leaves takes nothing from the others.
     waiters.swap_remove(0);
-    gate.open().await?;
+    gate.open()?;
     let mut responses = Vec::new();
     for waiter in waiters {
         responses.push(finished(waiter).await?);
@@ -163,7 +163,7 @@ async fn wai_05() -> Result<()> {
     let now = get(&client, &name).await?;
     assert!(!now.done && now.name == name);
     assert_eq!(metadata(&now)?.stage(), Stage::Executing);
-    gate.open().await?;
+    gate.open()?;
     let ended = finished(stream).await?;
     let done = get(&client, &name).await?;
     assert_eq!((metadata(&done)?.stage(), response(&done)?), (Stage::Completed, ended));
@@ -221,7 +221,7 @@ async fn wai_06() -> Result<()> {
     let (two_name, two) = start_again(&client, &blobs.digest).await?;
     cancel(&client, &one_name).await?;
     assert_eq!(code_of(one).await?, Code::Cancelled);
-    gate.open().await?;
+    gate.open()?;
     assert_eq!(code_of(two).await?, Code::Ok);
     cancel(&client, &two_name).await?;
     assert_eq!(code_of(wait(&client, &two_name).await?).await?, Code::Ok, "what has ended stays as it is");
