@@ -127,6 +127,11 @@ impl BlobSource for SharedSource {
         });
         Box::pin(stream.take(count))
     }
+
+    /// Not joined: whoever loads a tree is alone with it already.
+    fn fetch_tree(&self, root: Digest, store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
+        self.source.fetch_tree(root, store)
+    }
 }
 
 /// Delivers outcomes; whatever the inner source left open is an error to those who wait.

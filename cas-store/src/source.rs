@@ -16,6 +16,14 @@ use crate::digest::Digest;
 pub trait BlobSource: Send + Sync + 'static {
     /// Fetches `wanted`, which are distinct, into `store`.
     fn fetch(&self, wanted: Vec<Digest>, store: Arc<BlobStore>) -> BoxStream<'static, Fetched>;
+
+    /// Fetches into `store` what one question brings of the `Directory` messages below `root`, itself included.
+    ///
+    /// A help for a tree that is not here: what it does not yield, for whatever reason, is asked for by
+    /// [`BlobSource::fetch`], level by level. A source that has no such question yields nothing.
+    fn fetch_tree(&self, _root: Digest, _store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
+        Box::pin(futures::stream::empty())
+    }
 }
 
 /// The fate of one wanted blob.

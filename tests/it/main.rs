@@ -2,6 +2,7 @@
 
 mod architecture;
 mod life;
+mod remote;
 mod standalone;
 
 use anyhow::{Context as _, Result, ensure};

@@ -144,17 +144,23 @@ impl Client {
         Ok(digest)
     }
 
-    /// Reads a whole blob.
+    /// Reads a whole blob, and checks it.
     pub async fn read(&self, digest: &Digest) -> Result<Bytes> {
+        let data = self.read_unverified(digest).await?;
+        let found = self.function.digest(&data);
+        if found != *digest {
+            bail!("asked for {digest:?}, read {found:?}");
+        }
+        Ok(data)
+    }
+
+    /// Reads a whole blob as it comes.
+    pub async fn read_unverified(&self, digest: &Digest) -> Result<Bytes> {
         let request = bytestream::ReadRequest { resource_name: self.read_name(digest), ..Default::default() };
         let mut stream = self.byte_stream().read(request).await.context("Read")?.into_inner();
         let mut data = BytesMut::new();
         while let Some(response) = stream.next().await {
             data.extend_from_slice(&response.context("Read")?.data);
-        }
-        let found = self.function.digest(&data);
-        if found != *digest {
-            bail!("asked for {digest:?}, read {found:?}");
         }
         Ok(data.freeze())
     }

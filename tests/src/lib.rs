@@ -5,7 +5,10 @@
 
 pub mod action;
 pub mod client;
+pub mod cold;
+pub mod fake_cas;
 pub mod longshore;
 pub mod process;
+pub mod proxy;
 pub mod source;
 pub mod tree;

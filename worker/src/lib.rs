@@ -1,7 +1,7 @@
 //! The remote-execution worker.
 //!
-//! Who may import whom: `frontend -> action -> { materialize, run, output }`; those three do not import each
-//! other, and `main` injects the implementations. A test in `tests/` keeps it so.
+//! Who may import whom: `frontend -> action -> { materialize, run, output, remote }`; those four do not import
+//! each other, and `main` injects the implementations. A test in `tests/` keeps it so.
 
 pub mod action;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod frontend;
 pub mod materialize;
 mod memory;
 pub mod output;
+pub mod remote;
 pub mod run;
 pub mod standalone;
 pub mod status;

@@ -121,8 +121,20 @@ impl Loader {
                 return Err(self.missing(loading).await);
             }
             level = std::mem::take(&mut loading.absent);
+            if pins.is_empty() && level == [(root, 1)] {
+                pins = self.fetch_tree(root).await;
+                if !pins.is_empty() {
+                    continue;
+                }
+            }
             pins.extend(self.fetch(&mut loading, &mut level).await?);
         }
+    }
+
+    /// Fetches what one question brings of a tree whose root is not here. What it does not bring is no error yet.
+    async fn fetch_tree(&self, root: Digest) -> Vec<BlobPin> {
+        let stream = self.source.fetch_tree(root, self.store.clone());
+        stream.filter_map(async |fetched| fetched.outcome.ok()).collect().await
     }
 
     /// Fetches the messages of a level; those that are nowhere are taken out of it.

@@ -3,6 +3,8 @@
 use futures::future::BoxFuture;
 use longshore_cas_store::blob::BlobPin;
 
+use crate::remote::{Remote, RemoteError};
+
 /// The CAS that a client will read the outputs from.
 pub trait OutputSink: Send + Sync + 'static {
     /// Completes when every blob of `pins` is where clients read it; uploads what is not.
@@ -37,5 +39,29 @@ pub struct LocalSink;
 impl OutputSink for LocalSink {
     fn upload<'a>(&'a self, _pins: &'a [BlobPin]) -> BoxFuture<'a, Result<(), UploadError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Clients read from a CAS elsewhere: outputs are uploaded.
+impl OutputSink for Remote {
+    fn upload<'a>(&'a self, pins: &'a [BlobPin]) -> BoxFuture<'a, Result<(), UploadError>> {
+        Box::pin(async move { Ok(Self::upload(self, pins).await?) })
+    }
+}
+
+impl From<RemoteError> for UploadError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Unavailable { operation, origin, reason } => {
+                Self::Unavailable { origin, reason: format!("{operation}: {reason}") }
+            }
+            RemoteError::Refused { operation, origin, reason, .. } => {
+                Self::Refused { origin, reason: format!("{operation}: {reason}") }
+            }
+            // What is wrong on our side can be right on another worker's.
+            error @ (RemoteError::Configuration { .. } | RemoteError::Store(_)) => {
+                Self::Unavailable { origin: "this worker".to_owned(), reason: error.to_string() }
+            }
+        }
     }
 }

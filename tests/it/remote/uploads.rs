@@ -1,0 +1,113 @@
+//! Uploads: the memory of what is there, resumption, headers.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use longshore_proto::{Message as _, reapi};
+use longshore_tests::cold::ColdWorker;
+use longshore_tests::fake_cas::{FakeCas, Fault, Method};
+use longshore_worker::remote::KnownStats;
+use tonic::Status;
+
+use super::{LARGE_BYTES, noise, options, sha};
+
+// What was uploaded, asked or read is not asked again until the memory is old, or found wrong.
+#[tokio::test]
+async fn what_the_server_has_is_remembered() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let options = options(&cas);
+    let worker = ColdWorker::hasty(&options).await?;
+    let read = worker.fetch_one(cas.put("read")).await?;
+    let pins = [worker.put("uploaded").await?, read];
+    worker.remote.upload(&pins).await?;
+    worker.remote.upload(&pins).await?;
+    assert_eq!(cas.calls(Method::FindMissingBlobs).len(), 1);
+    assert_eq!(worker.remote.stats().known, KnownStats { hits: 3, stale: 0 });
+
+    worker.clock.advance(options.known_age_max);
+    worker.remote.upload(&pins).await?;
+    assert_eq!(cas.calls(Method::FindMissingBlobs).len(), 2);
+
+    // The server has evicted it, and says so when the result is written.
+    cas.evict(&sha(b"uploaded"));
+    let result =
+        reapi::ActionResult { stdout_digest: Some(sha(b"uploaded").to_wire()), ..Default::default() };
+    cas.once(Method::UpdateActionResult, Fault::Fail(Status::failed_precondition("an output is missing")));
+    let action = sha(b"action");
+    assert!(worker.remote.update_action_result(&action, result.clone()).await.is_err());
+    assert_eq!(worker.remote.stats().known.stale, 1);
+    worker.remote.upload(&pins).await?;
+    assert!(cas.blob(&sha(b"uploaded")).is_some());
+    worker.remote.update_action_result(&action, result).await?;
+    Ok(())
+}
+
+// A write goes on where the server says that it stopped.
+#[tokio::test]
+async fn a_write_is_resumed() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    cas.once(Method::Write, Fault::Break(1 << 20));
+    let pin = worker.put(noise(LARGE_BYTES, 1)).await?;
+    worker.remote.upload(std::slice::from_ref(&pin)).await?;
+    let writes = cas.calls(Method::Write);
+    assert_eq!((writes.len(), writes[0].offset), (2, 0));
+    assert!(writes[1].offset >= 1 << 20);
+    assert_eq!(writes[0].resource_name, writes[1].resource_name);
+    assert_eq!(cas.blob(pin.digest()), Some(worker.read(pin.digest()).await?));
+    Ok(())
+}
+
+// Compressed where the server offers it, large and small, and what it stores is the blob.
+#[tokio::test]
+async fn uploads_are_compressed_where_that_is_offered() -> Result<()> {
+    let cas = FakeCas::with_zstd().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    let large = worker.put(vec![b'x'; LARGE_BYTES]).await?;
+    let small = worker.put(vec![b'y'; 10_000]).await?;
+    worker.remote.upload(&[large.clone(), small.clone()]).await?;
+    let writes = cas.calls(Method::Write);
+    assert!(writes.len() == 1 && writes[0].resource_name.contains("/compressed-blobs/zstd/"), "{writes:?}");
+    for pin in [large, small] {
+        assert_eq!(cas.blob(pin.digest()), Some(worker.read(pin.digest()).await?));
+    }
+    Ok(())
+}
+
+// Every call says for whom it is made, with the token that is in the file now, in the instance that is configured.
+#[tokio::test]
+async fn every_call_has_its_headers() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let folder = tempfile::tempdir()?;
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first\n")?;
+    let mut options = options(&cas);
+    options.token_file = Some(token.clone());
+    options.instance_name = "team/main".to_owned();
+    let worker = ColdWorker::hasty(&options).await?;
+    let metadata = reapi::RequestMetadata { action_id: "an action".to_owned(), ..Default::default() };
+    let remote = worker.remote.on_behalf_of(&metadata);
+    let pins = [worker.put("small").await?, worker.put(noise(LARGE_BYTES, 1)).await?];
+    remote.upload(&pins).await?;
+    remote.get_action_result(&sha(b"action")).await?;
+    let calls = cas.all_calls();
+    assert!(calls.len() >= 5);
+    for call in &calls {
+        assert_eq!(call.headers.get("authorization").context("no token")?, "Bearer first");
+        let header = call.headers.get_bin("build.bazel.remote.execution.v2.requestmetadata-bin");
+        let header = reapi::RequestMetadata::decode(header.context("no metadata")?.to_bytes()?)?;
+        assert_eq!(header.action_id, "an action", "{call:?}");
+        let instance_name = call.resource_name.split("/uploads/").next().unwrap_or_default();
+        assert!(call.instance_name == "team/main" || instance_name == "team/main", "{call:?}");
+    }
+
+    std::fs::write(&token, "second\n")?;
+    worker.clock.advance(Duration::from_mins(1));
+    worker.remote.get_action_result(&sha(b"other")).await?;
+    let last = cas.calls(Method::GetActionResult).pop().context("a call")?;
+    assert_eq!(last.headers.get("authorization").context("no token")?, "Bearer second");
+    let header = last.headers.get_bin("build.bazel.remote.execution.v2.requestmetadata-bin");
+    let header = reapi::RequestMetadata::decode(header.context("no metadata")?.to_bytes()?)?;
+    assert_eq!(header.tool_details.context("who")?.tool_name, "longshore");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! A TCP proxy that makes the way longer: every byte arrives half a round trip later, in order, at any rate.
+//!
+//! It delays and does not throttle: what may be under way is up to the peers' windows, as on a real long way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+/// What is read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks on their way in one direction: room for what any window allows.
+const CHUNKS_MAX: usize = 16 << 10;
+
+/// A proxy in front of one server; it ends, with its connections, when this is dropped.
+#[derive(Debug)]
+pub struct DelayingProxy {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl DelayingProxy {
+    /// Starts one in front of `target` (`HOST:PORT`), `round_trip` away.
+    pub async fn start(target: &str, round_trip: Duration) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("a port")?;
+        let address = listener.local_addr().context("the port")?;
+        let target = target.to_owned();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let target = target.clone();
+                connections.spawn(async move {
+                    // A connection that fails ends; both peers see it.
+                    let _ = connect(client, &target, round_trip / 2).await;
+                });
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// Where it listens, as `HOST:PORT`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for DelayingProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connect(client: TcpStream, target: &str, delay: Duration) -> Result<()> {
+    let server = TcpStream::connect(target).await.with_context(|| target.to_owned())?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::try_join!(pass(from_client, to_server, delay), pass(from_server, to_client, delay))?;
+    Ok(())
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) -> Result<()> {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_MAX);
+    let read = async move {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(CHUNK_BYTES);
+            if from.read_buf(&mut buffer).await? == 0 || sender.is_closed() {
+                return Ok::<_, std::io::Error>(());
+            }
+            let due = Instant::now() + delay;
+            if sender.send((due, buffer.split().freeze())).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let write = async move {
+        while let Some((due, chunk)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            to.write_all(&chunk).await?;
+        }
+        to.shutdown().await
+    };
+    tokio::try_join!(read, write)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Everything arrives, in order, both ways, and not before its time.
+    #[tokio::test]
+    async fn bytes_arrive_later_and_in_order() -> Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let round_trip = Duration::from_millis(20);
+        let proxy = DelayingProxy::start(&listener.local_addr()?.to_string(), round_trip).await?;
+        let echo = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(proxy.address()).await?;
+        let sent: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let (mut read, mut write) = stream.split();
+        let mut received = Vec::new();
+        let upload = async {
+            write.write_all(&sent).await?;
+            write.shutdown().await
+        };
+        tokio::try_join!(upload, read.read_to_end(&mut received))?;
+        assert!(started.elapsed() >= round_trip);
+        assert!(sent == received);
+        echo.await??;
+        Ok(())
+    }
+}

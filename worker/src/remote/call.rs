@@ -1,0 +1,226 @@
+//! Calls: what every request carries, and how it is repeated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use longshore_cas_store::io::Clock;
+use longshore_cas_store::source::FetchError;
+use longshore_proto::bytestream::byte_stream_client::ByteStreamClient;
+use longshore_proto::reapi::action_cache_client::ActionCacheClient;
+use longshore_proto::reapi::capabilities_client::CapabilitiesClient;
+use longshore_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
+use longshore_proto::{Message as _, reapi};
+use tokio::sync::OnceCell;
+use tonic::metadata::{Binary, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::channel;
+use super::error::{RemoteError, reason};
+use super::limits::ServerLimits;
+use super::options::RemoteOptions;
+use super::retry::{Attempts, Budget, Kind, kind};
+use super::token::Token;
+
+/// The header that says on whose behalf a call is made.
+const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+/// How long a call with one answer may take.
+const UNARY_TIME_MAX: Duration = Duration::from_mins(2);
+/// The largest answer that is decoded: a server that announces a batch has room for what is around the blobs.
+const DECODE_BYTES_MAX: usize = 16 << 20;
+
+/// The value of the header that says on whose behalf a call is made.
+#[derive(Clone)]
+pub(super) struct OnBehalfOf(MetadataValue<Binary>);
+
+impl OnBehalfOf {
+    pub(super) fn new(metadata: &reapi::RequestMetadata) -> Self {
+        Self(MetadataValue::from_bytes(&metadata.encode_to_vec()))
+    }
+
+    /// What nobody in particular has asked for.
+    fn ourselves() -> Self {
+        let tool = reapi::ToolDetails {
+            tool_name: "longshore".to_owned(),
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Self::new(&reapi::RequestMetadata { tool_details: Some(tool), ..Default::default() })
+    }
+}
+
+/// Makes calls of one server. Clones share the connection, the budget and what is known of the server.
+#[derive(Clone)]
+pub(super) struct Caller {
+    server: Arc<Server>,
+    on_behalf_of: OnBehalfOf,
+}
+
+struct Server {
+    origin: String,
+    instance_name: String,
+    channel: Channel,
+    token: Option<Token>,
+    clock: Arc<dyn Clock>,
+    budget: Budget,
+    outage_max: Duration,
+    compression: bool,
+    limits: OnceCell<Arc<ServerLimits>>,
+    retries: AtomicU64,
+}
+
+impl Caller {
+    pub(super) fn open(options: &RemoteOptions, clock: Arc<dyn Clock>) -> Result<Self, RemoteError> {
+        let server = Server {
+            origin: options.endpoint.clone(),
+            instance_name: options.instance_name.clone(),
+            channel: channel::open(options)?,
+            token: options.token_file.as_deref().map(|path| Token::new(path, clock.clone())),
+            clock,
+            budget: Budget::new(),
+            outage_max: options.outage_max,
+            compression: options.compression,
+            limits: OnceCell::new(),
+            retries: AtomicU64::new(0),
+        };
+        Ok(Self { server: Arc::new(server), on_behalf_of: OnBehalfOf::ourselves() })
+    }
+
+    pub(super) fn on_behalf_of(&self, on_behalf_of: OnBehalfOf) -> Self {
+        Self { server: self.server.clone(), on_behalf_of }
+    }
+
+    /// On whose behalf the calls are made.
+    pub(super) fn whom(&self) -> &OnBehalfOf {
+        &self.on_behalf_of
+    }
+
+    pub(super) fn origin(&self) -> &str {
+        &self.server.origin
+    }
+
+    pub(super) fn instance_name(&self) -> String {
+        self.server.instance_name.clone()
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.server.clock
+    }
+
+    pub(super) fn retries(&self) -> u64 {
+        self.server.retries.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn cas(&self) -> ContentAddressableStorageClient<Channel> {
+        let client = ContentAddressableStorageClient::new(self.server.channel.clone());
+        client.max_decoding_message_size(DECODE_BYTES_MAX)
+    }
+
+    pub(super) fn byte_stream(&self) -> ByteStreamClient<Channel> {
+        ByteStreamClient::new(self.server.channel.clone()).max_decoding_message_size(DECODE_BYTES_MAX)
+    }
+
+    pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {
+        ActionCacheClient::new(self.server.channel.clone()).max_decoding_message_size(DECODE_BYTES_MAX)
+    }
+
+    /// What the server can do: asked before anything else, once.
+    pub(super) async fn limits(&self) -> Result<Arc<ServerLimits>, RemoteError> {
+        let ask = || async {
+            let request = reapi::GetCapabilitiesRequest { instance_name: self.instance_name() };
+            let ask = || {
+                let mut client = CapabilitiesClient::new(self.server.channel.clone());
+                let send = |request| async move { client.get_capabilities(request).await };
+                self.unary(request.clone(), send)
+            };
+            match self.retried("GetCapabilities", ask).await {
+                Ok(answer) => Ok(Arc::new(ServerLimits::of(&answer, self.server.compression))),
+                Err(RemoteError::Refused { code: tonic::Code::Unimplemented, .. }) => {
+                    Ok(Arc::new(ServerLimits::unknown()))
+                }
+                Err(error) => Err(error),
+            }
+        };
+        self.server.limits.get_or_try_init(ask).await.cloned()
+    }
+
+    /// One attempt at a call with one answer.
+    pub(super) async fn unary<Q, A, F>(
+        &self,
+        message: Q,
+        send: impl FnOnce(Request<Q>) -> F,
+    ) -> Result<A, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut request = self.request(message).await?;
+        request.set_timeout(UNARY_TIME_MAX);
+        Ok(send(request).await?.into_inner())
+    }
+
+    /// A request with the headers that all have.
+    pub(super) async fn request<Q>(&self, message: Q) -> Result<Request<Q>, Status> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        headers.insert_bin(METADATA_HEADER, self.on_behalf_of.0.clone());
+        if let Some(token) = &self.server.token {
+            headers.insert("authorization", token.header().await?);
+        }
+        Ok(request)
+    }
+
+    /// Attempts at a call.
+    pub(super) fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(&self.server.budget, self.server.outage_max)
+    }
+
+    /// Waits until a failed call may be made again; fails if it must not.
+    pub(super) async fn pause(&self, attempts: &mut Attempts<'_>, status: Status) -> Result<(), Status> {
+        let Some(pause) = attempts.failed(&status, self.server.clock.now()) else { return Err(status) };
+        tracing::debug!(origin = self.origin(), ?pause, "a call is repeated: {}", reason(&status));
+        self.server.retries.fetch_add(1, Ordering::Relaxed);
+        self.server.clock.sleep(pause).await;
+        Ok(())
+    }
+
+    /// Makes a call until it succeeds or must not be made again.
+    pub(super) async fn retried<A, F>(
+        &self,
+        operation: &'static str,
+        mut call: impl FnMut() -> F,
+    ) -> Result<A, RemoteError>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
+        let mut attempts = self.attempts();
+        loop {
+            let status = match call().await {
+                Ok(answer) => {
+                    attempts.succeeded();
+                    return Ok(answer);
+                }
+                Err(status) => status,
+            };
+            self.pause(&mut attempts, status).await.map_err(|status| self.error(operation, &status))?;
+        }
+    }
+
+    /// The error of a call that is not made again.
+    pub(super) fn error(&self, operation: &'static str, status: &Status) -> RemoteError {
+        let (origin, reason) = (self.server.origin.clone(), reason(status));
+        match kind(status).0 {
+            Kind::Lasting => RemoteError::Refused { operation, origin, code: status.code(), reason },
+            Kind::Outage | Kind::Passing => RemoteError::Unavailable { operation, origin, reason },
+        }
+    }
+
+    /// The error of a fetch whose call is not made again.
+    pub(super) fn unavailable(&self, reason: &impl ToString) -> FetchError {
+        FetchError::Unavailable { origin: self.server.origin.clone(), reason: reason.to_string() }
+    }
+
+    /// The error of a fetch that brought other bytes.
+    pub(super) fn corrupt(&self, reason: &impl ToString) -> FetchError {
+        FetchError::Corrupt { origin: self.server.origin.clone(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,58 @@
+//! Why a remote server could not be made to do something.
+
+use longshore_cas_store::blob::StoreError;
+use tonic::{Code, Status};
+
+/// Why a call was in vain. Everything that a retry could help was retried already.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// What is configured makes no client.
+    #[error("cannot use {what}: {reason}")]
+    Configuration {
+        /// The option and its value.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The server could not be reached or answered with a fault of its own; another try later can help.
+    #[error("{operation}: {origin} is unavailable: {reason}")]
+    Unavailable {
+        /// What was asked.
+        operation: &'static str,
+        /// Who was asked.
+        origin: String,
+        /// What it said last.
+        reason: String,
+    },
+    /// The server will not do it: not found, not permitted, too large, not understood.
+    #[error("{operation}: {origin} refused: {reason}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// Who was asked.
+        origin: String,
+        /// The code of its answer.
+        code: Code,
+        /// What it said.
+        reason: String,
+    },
+    /// Our own store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl RemoteError {
+    /// The code of a refusal.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::Unavailable { .. } => Some(Code::Unavailable),
+            Self::Configuration { .. } | Self::Store(_) => None,
+        }
+    }
+}
+
+/// What a status says, on one line.
+pub(super) fn reason(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}

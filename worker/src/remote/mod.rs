@@ -1,0 +1,143 @@
+//! The client of a CAS and an action cache that belong to someone else: the cold path.
+//!
+//! The rooms: [`channel`], [`token`] and [`call`] reach the server; [`retry`] says what is tried again, [`limits`] what
+//! the server can do, [`names`] how its blobs are called. Downloads go through one [`queue`] for the whole worker, whose
+//! requests in flight are bounded by a [`window`]; [`fetch`] takes from it, [`batch`] and [`stream`] do the reading,
+//! [`frames`] unpack what
+//! came compressed, [`tree`] asks for whole trees. [`upload`] and [`write`] are the other direction, with a memory of what is [`known`]
+//! to be there. [`prefetch`] fetches what no action has asked for yet; [`action_cache`] gets and updates results.
+//!
+//! Invariants: what came is verified by the store before anybody sees it; a blob that many want is fetched once; nothing
+//! is sent that the server is known to have; what cannot be helped by a retry is not retried.
+//!
+//! The module does not know actions, schedulers or where a tree stands on the disk.
+//!
+//! *Locking*: the queue, the window, the memory and the token each have a lock of their own, held for changes in memory.
+
+mod action_cache;
+mod batch;
+mod call;
+mod channel;
+mod error;
+mod fetch;
+mod frames;
+mod known;
+mod limits;
+mod names;
+mod options;
+mod prefetch;
+mod queue;
+mod retry;
+mod stream;
+mod token;
+mod tree;
+mod upload;
+mod window;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+
+use longshore_cas_store::blob::BlobStore;
+use longshore_cas_store::digest::Digest;
+use longshore_cas_store::io::Environment;
+use longshore_proto::reapi;
+use tokio::sync::Semaphore;
+
+pub use error::RemoteError;
+pub use known::KnownStats;
+pub use options::{RemoteOptions, TlsOptions};
+pub use prefetch::{Prefetched, Prefetcher, SpeculationLimits};
+
+use call::{Caller, OnBehalfOf};
+use fetch::Fetches;
+use known::Known;
+use queue::Urgency;
+
+/// A CAS and an action cache elsewhere, as one store of this worker uses them. Clones are cheap, and share it.
+#[derive(Clone)]
+pub struct Remote {
+    shared: Arc<Shared>,
+    caller: Caller,
+    urgency: Urgency,
+}
+
+/// What all clones share.
+struct Shared {
+    store: Arc<BlobStore>,
+    environment: Environment,
+    fetches: Fetches,
+    known: Known,
+    /// Uploads in flight, of all actions.
+    uploads: Semaphore,
+}
+
+/// Figures for the status line and for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoteStats {
+    /// Blobs that were fetched and stored.
+    pub fetched_blobs: u64,
+    /// Their bytes.
+    pub fetched_bytes: u64,
+    /// Blobs that had arrived by other ways when their turn came.
+    pub spared_blobs: u64,
+    /// Wants that joined or lifted one in the queue.
+    pub joined_wants: u64,
+    /// Attempts that were repeated.
+    pub retries: u64,
+    /// The memory of what the server has.
+    pub known: KnownStats,
+}
+
+impl Remote {
+    /// A client of the server that `options` name, for `store`. Connects when it is first used.
+    pub fn new(
+        options: &RemoteOptions,
+        store: Arc<BlobStore>,
+        environment: Environment,
+    ) -> Result<Self, RemoteError> {
+        let caller = Caller::open(options, environment.clock.clone())?;
+        let fetches = Fetches::new(options.requests_in_flight_max);
+        let known = Known::new(options.known_age_max);
+        let shared = Arc::new(Shared {
+            store,
+            environment,
+            fetches,
+            known,
+            uploads: Semaphore::new(upload::UPLOADS_IN_FLIGHT_MAX),
+        });
+        Ok(Self { shared, caller, urgency: Urgency::Urgent })
+    }
+
+    /// The same client, whose calls say that they are made for that request.
+    #[must_use]
+    pub fn on_behalf_of(&self, metadata: &reapi::RequestMetadata) -> Self {
+        Self { caller: self.caller.on_behalf_of(OnBehalfOf::new(metadata)), ..self.clone() }
+    }
+
+    /// The same client, whose downloads give way to all others.
+    fn speculative(&self) -> Self {
+        Self { urgency: Urgency::Speculative, ..self.clone() }
+    }
+
+    /// Takes back what was remembered of the server: it turned out not to have these.
+    pub fn forget<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) {
+        self.shared.known.forget(digests);
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> RemoteStats {
+        RemoteStats {
+            retries: self.caller.retries(),
+            known: self.shared.known.stats(),
+            ..self.shared.fetches.stats()
+        }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Remote");
+        debug.field("origin", &self.caller.origin()).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}

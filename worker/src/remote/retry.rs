@@ -1,0 +1,197 @@
+//! What is tried again, when, and how often.
+//!
+//! An outage (`UNAVAILABLE`) is waited out by the clock: a server that is gone for minutes must not cost an action that
+//! has run. Other passing faults have a number of attempts each, and a budget that all calls share: a server that
+//! fails every call hears at most a few times more of them. What is the request's own fault is never repeated.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, SystemTime};
+
+use longshore_proto::error_details::{Detail as _, RetryInfo};
+use longshore_proto::{Message as _, rpc, time};
+use parking_lot::Mutex;
+use tonic::{Code, Status};
+
+/// Attempts at a call that fails with anything but an outage.
+const ATTEMPTS_MAX: u32 = 5;
+/// The first pause; each later one is twice as long.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Retries that calls may use up before successes earn new ones.
+const BUDGET_MAX: f64 = 100.0;
+/// What a success earns.
+const BUDGET_EARNED: f64 = 0.1;
+
+/// Whether a failure can pass by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nobody is there.
+    Outage,
+    /// Something went wrong over there.
+    Passing,
+    /// It will be the same again.
+    Lasting,
+}
+
+/// What a status is, and when the server wants to be asked again.
+pub(super) fn kind(status: &Status) -> (Kind, Option<Duration>) {
+    let delay = retry_delay(status);
+    let kind = match status.code() {
+        Code::Unavailable => Kind::Outage,
+        Code::ResourceExhausted if delay.is_some() => Kind::Passing,
+        // A connection that ends resets its streams, which tonic calls cancelled.
+        Code::Aborted | Code::Internal | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
+            Kind::Passing
+        }
+        _ => Kind::Lasting,
+    };
+    (kind, delay)
+}
+
+fn retry_delay(status: &Status) -> Option<Duration> {
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let info = details.iter().find_map(RetryInfo::from_any)?;
+    time::from_duration(&info.retry_delay?)
+}
+
+/// The retries that all calls share.
+pub(super) struct Budget(Mutex<f64>);
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(BUDGET_MAX))
+    }
+
+    fn earn(&self) {
+        let mut left = self.0.lock();
+        *left = (*left + BUDGET_EARNED).min(BUDGET_MAX);
+    }
+
+    fn spend(&self) -> bool {
+        let mut left = self.0.lock();
+        let is_left = *left >= 1.0;
+        if is_left {
+            *left -= 1.0;
+        }
+        is_left
+    }
+}
+
+/// The attempts at one call.
+pub(super) struct Attempts<'b> {
+    budget: &'b Budget,
+    outage_max: Duration,
+    outage_since: Option<SystemTime>,
+    failed: u32,
+    /// Failures in a row, of any kind.
+    row: u32,
+}
+
+impl<'b> Attempts<'b> {
+    pub(super) fn new(budget: &'b Budget, outage_max: Duration) -> Self {
+        Self { budget, outage_max, outage_since: None, failed: 0, row: 0 }
+    }
+
+    /// The call has come on: what failed before was another fault.
+    pub(super) fn progressed(&mut self) {
+        (self.outage_since, self.failed, self.row) = (None, 0, 0);
+    }
+
+    /// The call has succeeded.
+    pub(super) fn succeeded(&self) {
+        self.budget.earn();
+    }
+
+    /// How long to wait before the next attempt; nothing if there must be none.
+    pub(super) fn failed(&mut self, status: &Status, now: SystemTime) -> Option<Duration> {
+        let (kind, delay) = kind(status);
+        let may = match kind {
+            Kind::Outage => {
+                let since = *self.outage_since.get_or_insert(now);
+                now.duration_since(since).unwrap_or_default() < self.outage_max
+            }
+            Kind::Passing => {
+                self.failed += 1;
+                self.failed < ATTEMPTS_MAX && self.budget.spend()
+            }
+            Kind::Lasting => false,
+        };
+        let pause = pause(self.row);
+        self.row += 1;
+        may.then(|| delay.map_or(pause, |delay| delay.min(self.outage_max)))
+    }
+}
+
+/// The pause after so many failures: between half and all of its bound, so that clients do not march in step.
+fn pause(row: u32) -> Duration {
+    let bound = PAUSE_FIRST.saturating_mul(1 << row.min(16)).min(PAUSE_MAX);
+    let noise = RandomState::new().hash_one(row) % 1024;
+    let noise = u32::try_from(noise).expect("below 1024");
+    bound / 2 + bound / 2 * noise / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_proto::protobuf;
+
+    use super::*;
+
+    fn start() -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    #[test]
+    fn what_is_the_requests_fault_is_never_repeated() {
+        let budget = Budget::new();
+        for code in [
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::PermissionDenied,
+            Code::Unauthenticated,
+            Code::Unimplemented,
+            Code::ResourceExhausted,
+        ] {
+            let mut attempts = Attempts::new(&budget, Duration::from_mins(1));
+            assert_eq!(attempts.failed(&Status::new(code, ""), start()), None, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_server_says_when_to_come_back() {
+        let info = RetryInfo { retry_delay: Some(protobuf::Duration { seconds: 3, nanos: 0 }) };
+        let details = rpc::Status { details: vec![info.to_any()], ..Default::default() }.encode_to_vec();
+        let status = Status::with_details(Code::ResourceExhausted, "", details.into());
+        let budget = Budget::new();
+        let mut attempts = Attempts::new(&budget, Duration::from_mins(1));
+        assert_eq!(attempts.failed(&status, start()), Some(Duration::from_secs(3)));
+    }
+
+    // An outage lasts as long as it may, and no attempt counts against it.
+    #[test]
+    fn an_outage_is_waited_out_by_the_clock() {
+        let budget = Budget::new();
+        let mut attempts = Attempts::new(&budget, Duration::from_mins(5));
+        let gone = Status::unavailable("");
+        for second in 0..300 {
+            let pause = attempts.failed(&gone, start() + Duration::from_secs(second));
+            assert!(pause.is_some_and(|pause| pause <= PAUSE_MAX), "after {second} s");
+        }
+        assert_eq!(attempts.failed(&gone, start() + Duration::from_mins(5)), None);
+    }
+
+    #[test]
+    fn passing_faults_have_attempts_and_all_calls_one_budget() {
+        let budget = Budget::new();
+        let fault = Status::internal("");
+        let retries = |budget| {
+            let mut attempts = Attempts::new(budget, Duration::from_mins(1));
+            std::iter::from_fn(|| attempts.failed(&fault, start())).count()
+        };
+        assert_eq!(retries(&budget), 4);
+        let all: usize = (0..100).map(|_| retries(&budget)).sum();
+        assert_eq!(all, 96, "the budget is a hundred");
+        Attempts::new(&budget, Duration::ZERO).succeeded();
+        assert_eq!(retries(&budget), 0, "a success earns a tenth of one");
+    }
+}
