@@ -34,6 +34,36 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ),
 ];
 
+// A test that Bazel does not know would not run there, and nobody would notice.
+#[test]
+fn bazel_knows_every_test_binary() {
+    let build = read(&source_root().join("BUILD.bazel"));
+    let known = build.split_once("TEST_BINARIES = [").expect("a list").1.split_once(']').expect("its end").0;
+    let known: BTreeSet<&str> = known.split('"').skip(1).step_by(2).collect();
+    let mut found = BTreeSet::new();
+    for folder in ["proto", "cas-store", "worker", "tests"] {
+        found.insert(format!("longshore_{}", folder.replace('-', "_")));
+        let tests = source_root().join(folder).join("tests");
+        let files = if tests.is_dir() { files_below(&tests, "rs") } else { Vec::new() };
+        for path in files {
+            let binary = path.strip_prefix(&tests).expect("a file below it").with_extension("");
+            let parts: Vec<_> = binary.iter().map(|part| part.to_string_lossy()).collect();
+            match &*parts {
+                [name] => found.insert(name.to_string()),
+                [name, file] if file == "main" => found.insert(name.to_string()),
+                _ => false,
+            };
+        }
+        let manifest = read(&source_root().join(folder).join("Cargo.toml"));
+        for section in manifest.split("[[test]]").skip(1) {
+            let name = section.split('"').nth(1).expect("a name");
+            found.insert(name.to_owned());
+        }
+    }
+    let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+    assert_eq!(known, found);
+}
+
 #[test]
 fn crates_depend_on_those_below_them_only() {
     for (name, allowed) in CRATES {

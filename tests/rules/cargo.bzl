@@ -48,12 +48,17 @@ def _cargo_test_impl(ctx):
         fail("%s builds no %s" % (ctx.attr.binaries.label, ctx.attr.binary))
     test = ctx.actions.declare_file(ctx.label.name)
     ctx.actions.symlink(output = test, target_file = binary[0], is_executable = True)
-    runfiles = ctx.runfiles(files = ctx.files.binaries + ctx.files.data)
-    return [DefaultInfo(executable = test, runfiles = runfiles)]
+    program = [file for file in ctx.files.binaries if file.basename == "longshore"]
+    runfiles = ctx.runfiles(files = [binary[0]] + program + ctx.files.data)
+    environment = {"LONGSHORE_BIN": program[0].short_path} if program else {}
+    return [
+        DefaultInfo(executable = test, runfiles = runfiles),
+        testing.TestEnvironment(environment),
+    ]
 
 cargo_test = rule(
     implementation = _cargo_test_impl,
-    doc = "Runs one test binary that a cargo_binaries target builds.",
+    doc = "Runs one test binary that a cargo_binaries target builds; LONGSHORE_BIN names the longshore among them.",
     test = True,
     attrs = {
         "binaries": attr.label(mandatory = True, doc = "The cargo_binaries target."),

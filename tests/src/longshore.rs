@@ -172,7 +172,7 @@ pub fn binary() -> Result<&'static Path> {
 
 fn find_binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LONGSHORE_BIN") {
-        return Ok(path.into());
+        return std::path::absolute(PathBuf::from(path)).context("LONGSHORE_BIN");
     }
     let test = std::env::current_exe().context("the path of the test")?;
     let folder = test.parent().context("the folder of the test")?;

@@ -1,5 +1,7 @@
 //! Commands run through the real helper process.
 
+mod kit;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read as _;
@@ -33,7 +35,7 @@ impl Ran {
 }
 
 fn start(identity: Identity) -> Spawner {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_longshore"));
+    let program = kit::longshore();
     Spawner::start(&SpawnerOptions { program, identity }).unwrap()
 }
 
@@ -280,16 +282,20 @@ async fn usage_is_that_of_the_command() {
 // As root, the action's user reaches its work wherever the operator keeps the data.
 #[tokio::test]
 async fn another_user_reaches_work_behind_a_closed_folder() {
-    if !nix::unistd::Uid::effective().is_root() {
-        println!("skipped: only root can run commands as another user");
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
     let work = folder.path().canonicalize().unwrap().join("data/work");
     std::fs::create_dir_all(&work).unwrap();
     let identity = Identity::probe(&work, DEFAULT_ACTION_USER);
-    assert!(matches!(identity, Identity::Other { .. }), "{identity}");
+    if nix::unistd::Uid::effective().is_root()
+        && std::os::unix::fs::chown(&work, Some(65534), Some(65534)).is_ok()
+    {
+        assert!(matches!(identity, Identity::Other { .. }), "{identity}");
+    } else {
+        // Nor may root where a user namespace knows no other user.
+        assert_eq!(identity.owner(), None, "{identity}");
+        return;
+    }
     let root = work.join("root");
     std::fs::create_dir(&root).unwrap();
     std::os::unix::fs::chown(&root, Some(65534), Some(65534)).unwrap();

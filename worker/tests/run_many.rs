@@ -1,8 +1,10 @@
 //! Many commands at once through one helper; alone in its process, because it counts descriptors.
 
+mod kit;
+
 use std::ffi::CString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use longshore_worker::run::{Identity, RunSpec, Runner as _, Spawner, SpawnerOptions, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +30,7 @@ fn descriptors(process: &str) -> usize {
 #[tokio::test]
 async fn many_run_side_by_side_and_leave_no_descriptor() {
     let folder = tempfile::tempdir().unwrap();
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_longshore"));
+    let program = kit::longshore();
     let identity = Identity::Own { reason: "a test".to_owned() };
     let spawner = Spawner::start(&SpawnerOptions { program, identity }).unwrap();
     let helper = spawner.helper_pid().to_string();

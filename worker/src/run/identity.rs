@@ -76,6 +76,9 @@ impl Identity {
         if !can_change_user() {
             return Self::Own { reason: "longshore lacks CAP_SETUID, CAP_SETGID or CAP_CHOWN".to_owned() };
         }
+        if !is_mapped("/proc/self/uid_map", owner.uid) || !is_mapped("/proc/self/gid_map", owner.gid) {
+            return Self::Own { reason: format!("this user namespace does not know {user}") };
+        }
         let name = user.to_owned();
         match unsearchable_ancestor(work, owner) {
             None => Self::Other { owner, name, cover: None },
@@ -182,6 +185,22 @@ fn can_mount() -> bool {
     has_capability(CAP_SYS_ADMIN)
 }
 
+/// Whether this user namespace knows that user or group (`user_namespaces(7)`, `/proc/self/uid_map`).
+fn is_mapped(map: &str, id: u32) -> bool {
+    // Where there is no such file, there are no user namespaces.
+    std::fs::read_to_string(map).map_or(true, |map| maps(&map, id))
+}
+
+fn maps(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u32>);
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some(Ok(first)), Some(Ok(_outside)), Some(Ok(count))) => id >= first && id - first < count,
+            _ => false,
+        }
+    })
+}
+
 /// Whether the capability of that number is effective (capabilities(7), `CapEff` of /proc/self/status).
 fn has_capability(number: u32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -213,6 +232,23 @@ mod tests {
         assert_eq!(unsearchable_ancestor(&work, stranger), Some(closed.clone()));
         let own = Owner { uid: Uid::effective().as_raw(), gid: 65534 };
         assert_eq!(unsearchable_ancestor(&work, own), None);
+    }
+
+    #[test]
+    fn a_namespace_knows_the_users_that_it_maps() {
+        let whole = "         0          0 4294967295\n";
+        let two = "0 1000 1\n65534 165534 2\n";
+        for (map, id, known) in [
+            (whole, 0, true),
+            (whole, 65534, true),
+            (two, 0, true),
+            (two, 1, false),
+            (two, 65535, true),
+            (two, 65536, false),
+            ("", 0, false),
+        ] {
+            assert_eq!(maps(map, id), known, "{map:?} {id}");
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Bench {
         let root = StoreRoot::claim(&folder.path().join("data")).unwrap();
         let identity = Identity::probe(&root.path().join("work"), DEFAULT_ACTION_USER);
         let owner = identity.owner();
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_longshore"));
+        let program = crate::kit::longshore();
         let spawner = Arc::new(Spawner::start(&SpawnerOptions { program, identity }).unwrap());
 
         let options = StoreOptions { size_bytes_max: SIZE_BYTES_MAX };

@@ -17,10 +17,6 @@ fn adopt(fixture: &Fixture) -> (BlobPin, Adopted) {
     fixture.store().adopt(DigestFunction::Sha256, &work, Path::new("output")).unwrap()
 }
 
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
 /// Asserts that the store holds `data` under its digest, as a blob like any other.
 async fn assert_stored(fixture: &Fixture, pin: &BlobPin, data: &[u8]) {
     assert_eq!(*pin.digest(), sha(data));
@@ -115,12 +111,12 @@ async fn a_file_that_nobody_may_read_is_collected() {
 
 #[tokio::test]
 async fn root_takes_over_the_file_of_an_actions_user() {
-    if !is_root() {
-        return;
-    }
     let fixture = Fixture::new();
     let path = output(&fixture, b"theirs");
-    std::os::unix::fs::chown(&path, Some(4711), Some(4711)).unwrap();
+    // An ordinary user may not, and root may not either where a user namespace knows no other.
+    if std::os::unix::fs::chown(&path, Some(4711), Some(4711)).is_err() {
+        return;
+    }
     let (pin, adopted) = adopt(&fixture);
     assert_eq!(adopted, Adopted::Moved);
     assert_stored(&fixture, &pin, b"theirs").await;
