@@ -228,7 +228,11 @@ mod tests {
         for path in [&closed, &closed.join("also-closed")] {
             std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
         }
-        let stranger = Owner { uid: 65534, gid: 65534 };
+        let other = |own: u32| if own == 65534 { 65533 } else { 65534 };
+        let stranger = Owner {
+            uid: other(Uid::effective().as_raw()),
+            gid: other(nix::unistd::Gid::effective().as_raw()),
+        };
         assert_eq!(unsearchable_ancestor(&work, stranger), Some(closed.clone()));
         let own = Owner { uid: Uid::effective().as_raw(), gid: 65534 };
         assert_eq!(unsearchable_ancestor(&work, own), None);
