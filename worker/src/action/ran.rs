@@ -15,7 +15,7 @@ use super::logs;
 use super::prepared::{STDERR, STDOUT};
 use super::runner::Context;
 use crate::materialize::InputRoot;
-use crate::output::{ActionFolder, DeclaredOutputs, Outputs, collect};
+use crate::output::{ActionFolder, CollectError, DeclaredOutputs, Gathered, Outputs, gather};
 use crate::run::Verdict;
 use crate::status::Failure;
 
@@ -81,24 +81,21 @@ impl<'a> Ran<'a> {
         let Self { context, outputs: declared, root, mut failure } = self;
         journal.uploading();
         let worker = context.worker;
-        if let Some(log_bytes_max) = worker.options.log_bytes_max
-            && cut_logs(&context, &root, log_bytes_max).await?
-        {
+        let (is_cut, logs, gathered) = take_in(&context, &root, declared).await?;
+        if let Some(log_bytes_max) = worker.options.log_bytes_max.filter(|_| is_cut) {
             failure = failure.or_else(|| Some(too_much(log_bytes_max)));
         }
-        let [stdout, stderr] = adopt_logs(&context, &root).await?;
-
-        let folder = ActionFolder { root: reopen(root.dir())?, path: root.path().to_owned() };
-        let (store, io) = (worker.store.clone(), worker.io.clone());
-        let outputs = match collect(folder, declared, context.function, store, io).await {
-            Ok(outputs) => outputs,
-            Err(error) => {
-                // Why the command itself failed explains more than what it left behind.
-                journal.note(error.to_string());
-                failure = failure.or_else(|| Some(error.into()));
-                Outputs::default()
-            }
+        let [stdout, stderr] = logs;
+        let outputs = match gathered {
+            Ok(gathered) => gathered.store(&worker.store).await,
+            Err(error) => Err(error),
         };
+        let outputs = outputs.unwrap_or_else(|error| {
+            // Why the command itself failed explains more than what it left behind.
+            journal.note(error.to_string());
+            failure.get_or_insert_with(|| error.into());
+            Outputs::default()
+        });
         for note in &outputs.notes {
             journal.note(note);
         }
@@ -106,21 +103,33 @@ impl<'a> Ran<'a> {
     }
 }
 
-async fn adopt_logs(context: &Context<'_>, root: &InputRoot) -> Result<[BlobPin; 2], Failure> {
-    let folder = reopen(root.folder())?;
-    let (store, function) = (context.worker.store.clone(), context.function);
-    let adopt = move |name| match store.adopt(function, &folder, Path::new(name)) {
-        Ok((pin, _)) => Ok(pin),
-        Err(error) => Err(Failure::of_store(name, &error)),
-    };
-    context.worker.io.run(move || Ok([adopt(STDOUT)?, adopt(STDERR)?])).await
-}
+/// Whether the logs were cut, the logs, and the outputs.
+type TakenIn = (bool, [BlobPin; 2], Result<Gathered, CollectError>);
 
-/// Cuts off what is beyond the bound; whether there was any.
-async fn cut_logs(context: &Context<'_>, root: &InputRoot, log_bytes_max: u64) -> Result<bool, PathError> {
-    let folder = reopen(root.folder())?;
-    let cut = move |name| logs::cut(&folder, name, log_bytes_max);
-    context.worker.io.run(move || Ok(cut(STDOUT)? | cut(STDERR)?)).await
+/// Takes the logs, cut at their bound, and the files of the outputs into the store: one job of the pool.
+async fn take_in(
+    context: &Context<'_>,
+    root: &InputRoot,
+    declared: DeclaredOutputs,
+) -> Result<TakenIn, Failure> {
+    let worker = context.worker;
+    let logs = reopen(root.folder())?;
+    let folder = ActionFolder { root: reopen(root.dir())?, path: root.path().to_owned() };
+    let (store, function, log_bytes_max) =
+        (worker.store.clone(), context.function, worker.options.log_bytes_max);
+    let take_in = move || {
+        let is_cut = match log_bytes_max {
+            Some(bytes_max) => logs::cut(&logs, STDOUT, bytes_max)? | logs::cut(&logs, STDERR, bytes_max)?,
+            None => false,
+        };
+        let adopt = |name| match store.adopt(function, &logs, Path::new(name)) {
+            Ok((pin, _)) => Ok(pin),
+            Err(error) => Err(Failure::of_store(name, &error)),
+        };
+        let pins = [adopt(STDOUT)?, adopt(STDERR)?];
+        Ok((is_cut, pins, gather(&folder, &declared, function, &store)))
+    };
+    worker.io.run(take_in).await
 }
 
 /// A descriptor of its own for a thread of the pool, whatever modes the action left behind.

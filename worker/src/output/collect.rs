@@ -5,7 +5,6 @@ use std::sync::Arc;
 use longshore_cas_store::blob::{BlobPin, BlobStore};
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::dir::FileKind;
-use longshore_cas_store::io::IoPool;
 use longshore_proto::reapi;
 
 use super::assemble::{Assembler, Blob, is_executable};
@@ -13,30 +12,40 @@ use super::find::{FoundOutput, Inventory, Link, Node, find};
 use super::ingest::ingest;
 use super::{ActionFolder, CollectError, DeclaredKind, DeclaredOutputs, Outputs};
 
-/// Finds the declared outputs in `folder` and takes them into `store`.
+/// Outputs whose files are in the store, and whose messages are not yet.
+#[derive(Debug)]
+pub struct Gathered {
+    outputs: Outputs,
+    messages: Vec<Blob>,
+}
+
+/// Finds the declared outputs in `folder` and takes their files into `store`. Blocks; call on the pool.
 ///
 /// Every process of the action must be dead. Files may be moved out of the folder.
-pub async fn collect(
-    folder: ActionFolder,
-    declared: DeclaredOutputs,
+pub fn gather(
+    folder: &ActionFolder,
+    declared: &DeclaredOutputs,
     function: DigestFunction,
-    store: Arc<BlobStore>,
-    io: IoPool,
-) -> Result<Outputs, CollectError> {
-    let ingest_store = store.clone();
-    let found = io.run(move || {
-        let inventory = find(&folder, &declared)?;
-        let pins = ingest(&folder.root, &inventory.files, function, &ingest_store)?;
-        Ok::<_, CollectError>(report(inventory, pins, function, &declared))
-    });
-    let (mut outputs, messages) = found.await?;
-    if !messages.is_empty() {
-        let messages = messages.into_iter().map(|blob| (blob.digest, blob.data)).collect();
-        for stored in store.put_many(messages).await {
-            outputs.pins.push(stored?);
+    store: &Arc<BlobStore>,
+) -> Result<Gathered, CollectError> {
+    let inventory = find(folder, declared)?;
+    let pins = ingest(&folder.root, &inventory.files, function, store)?;
+    let (outputs, messages) = report(inventory, pins, function, declared);
+    Ok(Gathered { outputs, messages })
+}
+
+impl Gathered {
+    /// Stores the messages that describe output directories.
+    pub async fn store(self, store: &Arc<BlobStore>) -> Result<Outputs, CollectError> {
+        let Self { mut outputs, messages } = self;
+        if !messages.is_empty() {
+            let messages = messages.into_iter().map(|blob| (blob.digest, blob.data)).collect();
+            for stored in store.put_many(messages).await {
+                outputs.pins.push(stored?);
+            }
         }
+        Ok(outputs)
     }
-    Ok(outputs)
 }
 
 /// The result's lists, and the messages that they name and that are not stored yet.

@@ -22,7 +22,7 @@ use longshore_cas_store::dir::{OsDir, PathError};
 use longshore_cas_store::name::RelPath;
 use longshore_proto::reapi;
 
-pub use collect::collect;
+pub use collect::{Gathered, gather};
 pub use declare::{
     DeclareError, DeclaredKind, DeclaredOutput, DeclaredOutputs, DirectoryFormat, ReportedProperties, declare,
 };

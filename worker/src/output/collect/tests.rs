@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 use longshore_cas_store::blob::StoreOptions;
 use longshore_cas_store::dir::OsDir;
+use longshore_cas_store::io::IoPool;
 use longshore_cas_store::io::{Clock, Environment, Executor};
 use longshore_cas_store::name::RelPath;
 use longshore_cas_store::root::StoreRoot;
@@ -76,7 +77,9 @@ impl Fixture {
     async fn collect(&self, command: &reapi::Command) -> Outputs {
         let declared = declare(command, &RelPath::default()).unwrap();
         let folder = ActionFolder { root: OsDir::open(&self.root).unwrap(), path: self.root.clone() };
-        collect(folder, declared, FUNCTION, self.store.clone(), self.io.clone()).await.unwrap()
+        let store = self.store.clone();
+        let gather = move || gather(&folder, &declared, FUNCTION, &store).unwrap();
+        self.io.run(gather).await.store(&self.store).await.unwrap()
     }
 
     async fn read(&self, digest: Option<&reapi::Digest>) -> Vec<u8> {
