@@ -107,7 +107,8 @@ struct Place {
 
 impl Planting<'_> {
     fn plant(&self, tree: &TreePin, to: &OsDir, is_stopped: &AtomicBool) -> Result<(), MaterializeError> {
-        let from = OsDir::open(tree.path())?;
+        // An absolute path, from an open directory: that knows the umask already.
+        let from = to.open_sub(tree.path())?;
         let place = Place { from, to: to.open_sub(Path::new("."))?, path: PathBuf::from(".") };
         let mode = tree.tree().mode();
         if tree.tree().properties.unix_mode.is_some() {
@@ -141,7 +142,11 @@ impl Planting<'_> {
     fn link(&self, place: &Place, file: &FileEntry) -> Result<(), MaterializeError> {
         let name = file.name.as_ref();
         match place.from.link(name, &place.to, name) {
-            // No link left in the inode, or a file system without them.
+            // The inode has no link left; the store's, which it renews, is counted and serves the next ones.
+            Err(error) if error.errno == Errno::EMLINK && file.is_shared() => {
+                Ok(self.store.link(&file.key, &place.to, name)?)
+            }
+            // Nor has a private one, or the file system has none at all.
             Err(error) if matches!(error.errno, Errno::EMLINK | Errno::EXDEV | Errno::EPERM) => {
                 Ok(write_private(self.store, file, &place.to)?)
             }

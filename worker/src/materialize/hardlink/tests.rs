@@ -236,3 +236,28 @@ async fn a_materialization_that_is_dropped_is_undone() {
     fixture.reaper.settled().await;
     assert_eq!(std::fs::read_dir(fixture.folder.path().join("work")).unwrap().count(), 0);
 }
+
+// Where the tree's inode has no link left (65,000 on ext4), the action's file is another shared one, made once.
+#[tokio::test]
+async fn an_inode_without_a_link_left_is_renewed_in_the_store() {
+    const LINKS_MAX: usize = 65_536;
+    let fixture = fixture(None).await;
+    let content = fixture.put("licence").await;
+    let files = vec![file("a", content, None), file("b", content, None)];
+    let digest = fixture.put_directory(reapi::Directory { files, ..Default::default() }).await;
+    let tree = fixture.cache.get(digest).await.unwrap();
+    let names = fixture.folder.path().join("names");
+    std::fs::create_dir(&names).unwrap();
+    let link = |number: usize| std::fs::hard_link(tree.path().join("a"), names.join(number.to_string()));
+    if (0..LINKS_MAX).all(|number| link(number).is_ok()) {
+        println!("this file system has links without end");
+        return;
+    }
+    let root = fixture.materialize(digest, &[]).await.unwrap();
+    let inode = |path: &Path| path.metadata().unwrap().ino();
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    assert_eq!(inode(&a), inode(&b));
+    assert_ne!(inode(&a), inode(&tree.path().join("a")));
+    assert_eq!(std::fs::read_to_string(a).unwrap(), "licence");
+    assert_eq!(b.metadata().unwrap().permissions().mode() & 0o7777, 0o444);
+}
