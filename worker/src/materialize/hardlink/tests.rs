@@ -256,8 +256,10 @@ async fn an_inode_without_a_link_left_is_renewed_in_the_store() {
     let root = fixture.materialize(digest, &[]).await.unwrap();
     let inode = |path: &Path| path.metadata().unwrap().ino();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
-    assert_eq!(inode(&a), inode(&b));
+    // The renewal took the store's name from the full inode, which may serve `b` once more.
     assert_ne!(inode(&a), inode(&tree.path().join("a")));
+    assert!(a.metadata().unwrap().nlink() > 1, "a copy that nobody counts");
+    assert!(b.metadata().unwrap().nlink() > 1, "a copy that nobody counts");
     assert_eq!(std::fs::read_to_string(a).unwrap(), "licence");
     assert_eq!(b.metadata().unwrap().permissions().mode() & 0o7777, 0o444);
 }
