@@ -217,11 +217,15 @@ impl Digest {
             return Err(DigestError::HashLength { hash: shorten(hash), function });
         }
         let mut bytes = [0; HASH_LEN_MAX];
+        // A tree has tens of thousands of these: no branch a digit.
+        let mut seen = 0;
         for (byte, pair) in bytes.iter_mut().zip(hash.as_bytes().chunks_exact(2)) {
-            match (hex_value(pair[0]), hex_value(pair[1])) {
-                (Some(high), Some(low)) => *byte = high << 4 | low,
-                _ => return Err(DigestError::HashCharacter { hash: shorten(hash) }),
-            }
+            let (high, low) = (HEX_VALUES[usize::from(pair[0])], HEX_VALUES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = high << 4 | low & 0xf;
+        }
+        if seen & NO_HEX != 0 {
+            return Err(DigestError::HashCharacter { hash: shorten(hash) });
         }
         let size_bytes = u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
         Ok(Self { function, hash: bytes, size_bytes })
@@ -261,13 +265,11 @@ impl Digest {
 
     /// The hash in lowercase hexadecimal.
     pub fn hash_hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(self.hash().len() * 2);
+        let mut hex = Vec::with_capacity(self.hash().len() * 2);
         for byte in self.hash() {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+            hex.extend_from_slice(&HEX_PAIRS[usize::from(*byte)]);
         }
-        hex
+        String::from_utf8(hex).expect("digits are ASCII")
     }
 
     /// The size of the blob.
@@ -313,13 +315,32 @@ pub struct FileKey {
     pub executable: bool,
 }
 
-fn hex_value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// Set in the value of what is no lowercase hexadecimal digit.
+const NO_HEX: u8 = 0x80;
+
+/// The value of each character as a digit.
+const HEX_VALUES: [u8; 256] = {
+    let mut values = [NO_HEX; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[HEX_DIGITS[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    values
+};
+
+/// The two digits of each byte.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [HEX_DIGITS[byte >> 4], HEX_DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// A text from outside, short enough for an error message.
 fn shorten(text: &str) -> String {

@@ -6,6 +6,7 @@
 //!
 //! What has a name here is whole: files get their name when they are complete. Nothing is synced.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -168,10 +169,18 @@ pub fn blob_mtime() -> SystemTime {
     SystemTime::UNIX_EPOCH + BLOB_MTIME
 }
 
+/// What a blob's path has beside the names of its function and its hash: a shard, separators, a size.
+const BLOB_PATH_REST_LEN: usize = 25;
+
 fn blob_path(digest: &Digest) -> PathBuf {
-    let hash = digest.hash_hex();
-    let function = digest.function().name();
-    PathBuf::from(format!("{function}/{}/{hash}-{}", &hash[..2], digest.size_bytes()))
+    let (function, hash) = (digest.function().name(), digest.hash_hex());
+    // Every link of a tree comes by here: no formatting but of the size.
+    let mut path = String::with_capacity(function.len() + hash.len() + BLOB_PATH_REST_LEN);
+    for part in [function, "/", &hash[..2], "/", &hash, "-"] {
+        path.push_str(part);
+    }
+    let _ = write!(path, "{}", digest.size_bytes());
+    PathBuf::from(path)
 }
 
 /// The digest whose blob has this name in the shard `shard` of `function`; nothing for any other name.

@@ -195,10 +195,13 @@ impl BlobStore {
 
     /// Adds references to variants, planning those that do not exist.
     async fn plan_into(&self, pins: &mut BlobPins, variants: Vec<SlotKey>) -> Result<(), StoreError> {
-        let absent = pin_planned(&self.space, pins, &variants);
+        let mut absent = pin_planned(&self.space, pins, &variants);
         if absent.is_empty() {
             return Ok(());
         }
+        // However often a tree has a file, one variant is made of it.
+        absent.sort_unstable();
+        absent.dedup();
         let disk_bytes = |key: &SlotKey| match key {
             SlotKey::Variant(digest) => self.space.layout.disk_bytes(digest.size_bytes()),
             _ => 0,
