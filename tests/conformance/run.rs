@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tonic::Code;
 
 use crate::shared;
-use crate::support::execute;
+use crate::support::{execute, put_message};
 
 /// An action that has been executed.
 pub(crate) struct Ran {
@@ -42,6 +42,19 @@ pub(crate) async fn run_by(client: &Client, action: &TestAction) -> Result<Ran> 
     let blobs = action.build(client.function());
     client.upload(&blobs.blobs).await?;
     let response = execute(client, &blobs.digest).await?;
+    Ok(Ran { client: client.clone(), response, _longshore: None })
+}
+
+/// Executes an action in an input root of one's own making, past the action cache.
+pub(crate) async fn run_on(client: &Client, root: Digest, action: TestAction) -> Result<Ran> {
+    let command = put_message(client, &action.command).await?;
+    let action = reapi::Action {
+        command_digest: Some(command.to_wire()),
+        input_root_digest: Some(root.to_wire()),
+        ..Default::default()
+    };
+    let action = put_message(client, &action).await?;
+    let response = execute(client, &action).await?;
     Ok(Ran { client: client.clone(), response, _longshore: None })
 }
 
