@@ -4,6 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::protobuf;
 
+/// The longest span that a `google.protobuf.Duration` may say, in seconds: about 10,000 years.
+const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
+
 /// The message of a time of day; times beyond what the message holds are cut to its range.
 pub fn timestamp(time: SystemTime) -> protobuf::Timestamp {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -28,7 +31,8 @@ pub fn duration(duration: Duration) -> protobuf::Duration {
 /// The span of time that a message says; nothing if it is negative or its fields are out of range.
 pub fn from_duration(wire: &protobuf::Duration) -> Option<Duration> {
     let nanos = u32::try_from(wire.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(u64::try_from(wire.seconds).ok()?, nanos))
+    let seconds = u64::try_from(wire.seconds).ok().filter(|seconds| *seconds <= DURATION_SECONDS_MAX)?;
+    Some(Duration::new(seconds, nanos))
 }
 
 fn whole_seconds(duration: Duration) -> i64 {
@@ -59,7 +63,8 @@ mod tests {
 
     #[test]
     fn spans_that_are_no_duration_are_refused() {
-        for (seconds, nanos) in [(-1, 0), (0, -1), (1, -1), (0, 1_000_000_000), (-1, 5)] {
+        for (seconds, nanos) in [(-1, 0), (0, -1), (1, -1), (0, 1_000_000_000), (-1, 5), (315_576_000_001, 0)]
+        {
             assert_eq!(from_duration(&protobuf::Duration { seconds, nanos }), None, "{seconds} s {nanos} ns");
         }
         let span = Duration::new(90, 5);

@@ -214,8 +214,9 @@ async fn ref_06() -> Result<()> {
     Ok(())
 }
 
-/// A negative timeout is `INVALID_ARGUMENT`; any other is taken, and any platform.
-/// Deviation: A standalone longshore bounds no timeout, and its one worker is whatever platform the client names.
+/// A negative timeout is `INVALID_ARGUMENT`; a platform without a worker is refused.
+/// Deviation: No timeout is too long unless longshore is told so, and no worker is waited for that cannot come:
+/// `FAILED_PRECONDITION`, not `UNAVAILABLE`.
 #[tokio::test]
 async fn ref_07() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
@@ -233,7 +234,7 @@ async fn ref_07() -> Result<()> {
     let property = reapi::platform::Property { name: "OSFamily".to_owned(), value: "plan9".to_owned() };
     let platform = Some(reapi::Platform { properties: vec![property] });
     let status = status_of(&client, &reapi::Action { platform, ..good }).await?;
-    assert_eq!(status.code, 0, "{status:?}");
+    assert_eq!(status.code, i32::from(Code::FailedPrecondition), "{status:?}");
     Ok(())
 }
 

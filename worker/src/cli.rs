@@ -1,6 +1,7 @@
 //! The command line, and the environment variables behind it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -53,6 +54,15 @@ pub struct Cli {
     /// they can then change what is cached, too.
     #[arg(long, value_name = "USER", env = "LONGSHORE_ACTION_USER")]
     pub action_user: Option<String>,
+
+    /// How long a command may run whose action names no timeout, such as 90s, 15m or 2h [default: as long as
+    /// --max-timeout allows].
+    #[arg(long, value_name = "TIME", env = "LONGSHORE_DEFAULT_TIMEOUT", value_parser = parse_time)]
+    pub default_timeout: Option<Duration>,
+
+    /// The longest timeout that an action may name; one that names more is refused [default: any].
+    #[arg(long, value_name = "TIME", env = "LONGSHORE_MAX_TIMEOUT", value_parser = parse_time)]
+    pub max_timeout: Option<Duration>,
 
     /// Tell commands their platform in a variable of this name, as NAME=VALUE,NAME=VALUE. Bazel's reference worker
     /// does so in `BAZEL_REMOTE_PLATFORM` [default: commands get the variables of their Command and no more].
@@ -109,6 +119,24 @@ fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// Parses `90s`, `15m`, `2h`: a whole number and a unit.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a time such as 90s, 15m or 2h".to_owned();
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    match number.checked_mul(seconds) {
+        Some(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => Err(expected()),
+    }
+}
+
 /// A name that a shell takes for a variable.
 fn parse_variable(text: &str) -> Result<String, String> {
     let is_letter = |c: char| c.is_ascii_alphabetic() || c == '_';
@@ -144,6 +172,18 @@ mod tests {
         }
         for text in ["", "GB", "-5GB", "5 parsecs", "1..2GB", "12", "0GB"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("90s", 90), ("15m", 900), (" 2h ", 7200)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in
+            ["", "s", "5", "0s", "-1s", "1.5s", "1d", "1 s", "99999999999999999999s", "5124095576030432h"]
+        {
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 

@@ -194,9 +194,11 @@ fn cores() -> usize {
 fn action_options(cli: &Cli) -> ActionOptions {
     ActionOptions {
         worker: worker_name(),
+        // The shorter one where both are set.
+        timeout_default: [cli.default_timeout, cli.max_timeout].into_iter().flatten().min(),
+        timeout_max: cli.max_timeout,
         platform_variable: cli.platform_variable.clone(),
         log_bytes_max: Some(cli.max_log_size),
-        ..ActionOptions::default()
     }
 }
 

@@ -4,6 +4,7 @@ use longshore_proto::reapi;
 
 use super::command::{CheckedAction, CheckedCommand};
 use super::journal::Journal;
+use super::platform;
 use super::prepared::Prepared;
 use super::runner::Context;
 use super::{ActionRunner, Assignment};
@@ -44,7 +45,7 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
         Some(action) => action,
         None => worker.load::<reapi::Action>("the Action", assignment.action_digest).await?,
     };
-    let platform = action.platform.clone();
+    let of_action = action.platform.clone();
     let action = CheckedAction::parse(context.function, &action, &worker.options)?;
 
     // Side by side, so that a client hears of everything that is missing at once.
@@ -53,9 +54,9 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
     let (command, tree) = futures::join!(command, tree);
     let command = command.and_then(|command| {
         let mut checked = CheckedCommand::parse(&command)?;
+        let (message, platform) = platform::choose(of_action, &command);
+        platform::check(message, &platform)?;
         if let Some(name) = &worker.options.platform_variable {
-            #[expect(deprecated, reason = "clients from before REAPI 2.2 set the Command's platform alone")]
-            let platform = platform.or(command.platform).unwrap_or_default();
             checked.tell_platform(name, &platform)?;
         }
         Ok(checked)
@@ -66,6 +67,7 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
         (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
     };
 
-    let root = worker.materializer.materialize(tree, command.directories()).await?;
+    let root = worker.materializer.materialize(tree, command.directories()).await;
+    let root = root.map_err(|error| command.in_its_terms(error))?;
     Ok((action, command, root))
 }

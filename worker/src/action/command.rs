@@ -9,8 +9,12 @@ use longshore_cas_store::name::RelPath;
 use longshore_proto::{reapi, time};
 
 use super::ActionOptions;
+use crate::materialize::MaterializeError;
 use crate::output::{DeclaredOutputs, declare};
 use crate::status::Failure;
+
+/// The field that the command's folder comes from.
+pub(super) const WORKING_DIRECTORY: &str = "Command.working_directory";
 
 /// What an Action says of itself.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,7 +71,7 @@ pub(super) struct CheckedCommand {
 impl CheckedCommand {
     pub(super) fn parse(command: &reapi::Command) -> Result<Self, Failure> {
         let working_directory = RelPath::parse(&command.working_directory)
-            .map_err(|error| Failure::invalid(format!("Command.working_directory: {error}")))?;
+            .map_err(|error| Failure::invalid(error.to_string()).within(WORKING_DIRECTORY))?;
         Ok(Self {
             arguments: arguments(&command.arguments)?,
             environment: environment(&command.environment_variables)?,
@@ -102,6 +106,16 @@ impl CheckedCommand {
         directories.sort_unstable();
         directories.dedup();
         directories
+    }
+
+    /// Why there is no input root, with the field of the Command if that is at fault.
+    pub(super) fn in_its_terms(&self, error: MaterializeError) -> Failure {
+        let field = match &error {
+            MaterializeError::Parent { path, .. } if *path == self.working_directory => WORKING_DIRECTORY,
+            MaterializeError::Parent { .. } => "the outputs of the Command",
+            _ => return error.into(),
+        };
+        Failure::from(error).within(field)
     }
 }
 

@@ -13,6 +13,7 @@ mod journal;
 mod load;
 mod logs;
 mod outcome;
+mod platform;
 mod prepared;
 mod ran;
 mod runner;

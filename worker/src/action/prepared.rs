@@ -1,10 +1,12 @@
 //! The second phase: the inputs are in place.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use longshore_cas_store::name::{PATH_LEN_MAX, RelPath};
 use longshore_proto::error_details::Detail as _;
 
-use super::command::CheckedCommand;
+use super::command::{CheckedCommand, WORKING_DIRECTORY};
 use super::journal::Journal;
 use super::logs;
 use super::outcome::to_wire;
@@ -31,16 +33,12 @@ impl<'a> Prepared<'a> {
     /// Runs the command to its end, whatever that is.
     pub(super) async fn run(self, journal: &mut Journal) -> Result<Ran<'a>, Failure> {
         let Self { context, command, timeout, root } = self;
-        if !is_directory_below(root.dir(), &command.working_directory) {
-            let path = &command.working_directory;
-            return Err(Failure::invalid(format!(
-                "Command.working_directory: {path:?} is no directory inside the input root"
-            )));
-        }
+        let working_directory = working_directory(&root, &command.working_directory)
+            .map_err(|reason| Failure::invalid(reason).within(WORKING_DIRECTORY))?;
         let spec = RunSpec {
             arguments: command.arguments,
             environment: command.environment,
-            working_directory: root.path().join(command.working_directory.as_str()),
+            working_directory,
             stdout: root.create_log(STDOUT)?,
             stderr: root.create_log(STDERR)?,
             timeout,
@@ -67,6 +65,21 @@ impl<'a> Prepared<'a> {
         }
         Ok(Ran { context, outputs: command.outputs, root, failure: ended.failure })
     }
+}
+
+/// The absolute path of the folder that the command starts in, or why it cannot.
+fn working_directory(root: &InputRoot, path: &RelPath) -> Result<PathBuf, String> {
+    if !is_directory_below(root.dir(), path) {
+        return Err(format!("{path:?} is no directory inside the input root"));
+    }
+    let absolute = root.path().join(path.as_str());
+    let len = absolute.as_os_str().len();
+    if len > PATH_LEN_MAX {
+        return Err(format!(
+            "is too long: {len} bytes with the path of the input root, at most {PATH_LEN_MAX}"
+        ));
+    }
+    Ok(absolute)
 }
 
 /// Runs the command until it ends or has written too much; the bound that it broke in that case.

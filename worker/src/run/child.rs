@@ -62,6 +62,9 @@ fn execute(spec: &Spec) -> Result<std::convert::Infallible, (Stage, Errno)> {
         // Relative ones count from the working directory, which is the current one.
         return Err((Stage::Execute, try_execute(program, spec)));
     }
+    if program.is_empty() {
+        return Err((Stage::Execute, Errno::ENOENT));
+    }
     let mut errno = Errno::ENOENT;
     // Bazel's repository rules name a script of their input root without a slash: the working directory comes last.
     let folders = search_path(&spec.environment).split(|byte| *byte == b':').chain([&b"."[..]]);
@@ -69,7 +72,9 @@ fn execute(spec: &Spec) -> Result<std::convert::Infallible, (Stage, Errno)> {
         match try_execute(&candidate(folder, program), spec) {
             Errno::ENOENT | Errno::ENOTDIR => {}
             // Something of that name is there, but not for us; a later folder may have a better one.
-            Errno::EACCES => errno = Errno::EACCES,
+            unusable @ (Errno::EACCES | Errno::EISDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => {
+                errno = unusable;
+            }
             other => return Err((Stage::Execute, other)),
         }
     }

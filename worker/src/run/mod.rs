@@ -100,7 +100,7 @@ pub struct Usage {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RunError {
     /// The program cannot be executed: the client's error.
-    #[error("cannot execute {program:?}: {reason}")]
+    #[error("Command.arguments[0]: cannot execute {program:?}: {reason}")]
     Program {
         /// `arguments[0]`.
         program: String,
@@ -108,7 +108,7 @@ pub enum RunError {
         reason: String,
     },
     /// Arguments and environment are larger than the kernel takes: the client's error.
-    #[error("arguments and environment are too long: {0} bytes")]
+    #[error("Command.arguments and environment_variables: too long, {0} bytes in all")]
     TooLong(usize),
     /// The worker could not start it.
     #[error("cannot start the command: {stage}: {errno}")]

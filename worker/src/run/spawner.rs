@@ -161,11 +161,10 @@ fn start_error(spec: &Spec, stage: Stage, errno: Errno) -> RunError {
         (Stage::Execute, Errno::E2BIG) => RunError::TooLong(
             spec.arguments.iter().chain(&spec.environment).map(|text| text.as_bytes_with_nul().len()).sum(),
         ),
-        // The machine's fault, not the program's.
-        (
-            Stage::Execute,
-            Errno::ENOMEM | Errno::EAGAIN | Errno::EIO | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY,
-        ) => RunError::Start { stage: stage.describe().to_owned(), errno },
+        // The machine's fault, not the program's: EIO, too, is what a truncated program gets.
+        (Stage::Execute, Errno::ENOMEM | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY) => {
+            RunError::Start { stage: stage.describe().to_owned(), errno }
+        }
         (Stage::Execute, _) => RunError::Program { program: program(), reason: errno.desc().to_owned() },
         (_, _) => RunError::Start { stage: stage.describe().to_owned(), errno },
     }
