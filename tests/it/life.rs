@@ -11,7 +11,7 @@ use longshore_proto::{longrunning, reapi};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::{Client, finished};
 use longshore_tests::longshore::{Launch, Longshore, new_home, run_to_end};
-use longshore_tests::process::fifo;
+use longshore_tests::process::{fifo, ignores};
 use nix::sys::signal::Signal;
 use tokio::task::spawn_blocking;
 use tonic::Code;
@@ -188,5 +188,80 @@ async fn a_kill_leaves_no_process() -> Result<()> {
     let ended = spawn_blocking(move || pipe.read_to_string(&mut String::new()));
     tokio::time::timeout(PATIENCE, ended).await.context("a process of the action lives on")???;
     running.await?.expect_err("the connection is gone");
+    Ok(())
+}
+
+// A longshore that was killed leaves its socket behind; the next one takes the place.
+#[tokio::test]
+async fn a_stale_socket_is_replaced() -> Result<()> {
+    let longshore = Longshore::launch(Launch { unix: true, ..Launch::default() }).await?;
+    let home = longshore.home();
+    longshore.kill().await?;
+    assert!(home.path().join("socket").exists());
+    let launch = Launch { home: Some(home.clone()), unix: true, ..Launch::default() };
+    let longshore = Longshore::launch(launch).await?;
+    result_of(&longshore.client().await?.run(&TestAction::shell("true")).await?, 0)?;
+    assert!(longshore.stop().await?.success());
+    assert!(!home.path().join("socket").exists());
+    Ok(())
+}
+
+// A terminal that is closed stops longshore as Ctrl-C does: what it stored is found again as it was.
+#[tokio::test]
+async fn a_hangup_stops_it_well() -> Result<()> {
+    let longshore = Longshore::start().await?;
+    let digest = longshore.client().await?.put("kept").await?;
+    let home = longshore.home();
+    if ignores(longshore.pid(), Signal::SIGHUP)? {
+        // Started to outlive its terminal, as this test was (nohup).
+        return Ok(());
+    }
+    longshore.signal(Signal::SIGHUP)?;
+    assert!(longshore.ended().await?.success());
+    let longshore = Longshore::launch(Launch { home: Some(home), ..Launch::default() }).await?;
+    assert_eq!(longshore.client().await?.read(&digest).await?, &b"kept"[..]);
+    Ok(())
+}
+
+// Who asks a second time is in a hurry: what runs is killed, and its client told that it can run elsewhere.
+#[tokio::test]
+async fn a_second_signal_stops_what_runs() -> Result<()> {
+    let longshore = Longshore::start().await?;
+    let client = longshore.client().await?;
+    let folder = new_home()?;
+    let started = folder.path().join("started");
+    fifo(&started)?;
+    let action = TestAction::shell(&format!("echo up > {}; exec sleep 1000", started.display()));
+    let running = tokio::spawn(async move { client.run(&action).await });
+    spawn_blocking(move || std::fs::read(started)).await??;
+
+    longshore.signal(Signal::SIGINT)?;
+    longshore.prints(&["again to stop at once"]).await?;
+    longshore.signal(Signal::SIGINT)?;
+    let response = running.await??;
+    assert_eq!(response.status.context("no status")?.code, i32::from(Code::Unavailable));
+    assert!(longshore.ended().await?.success());
+    Ok(())
+}
+
+// What cannot be understood is refused, with the value and what was expected.
+#[tokio::test]
+async fn bad_values_are_refused_with_what_was_expected() -> Result<()> {
+    for (arguments, expected) in [
+        (["--jobs", "0"], "from 1 to 65535"),
+        (["--listen", "localhost"], "ADDR:PORT"),
+        (["--max-size", "5 parsecs"], "GiB"),
+        (["--action-user", "no-such-user"], "no-such-user"),
+        (["--root", "/proc/longshore"], "/proc/longshore"),
+    ] {
+        let home = new_home()?;
+        // A root of its own, where the arguments do not name one.
+        let root = home.path().join("root").display().to_string();
+        let root = if arguments[0] == "--root" { vec![] } else { vec!["--root".to_owned(), root] };
+        let arguments = root.into_iter().chain(arguments.map(str::to_owned));
+        let (status, printed) = run_to_end(arguments).await?;
+        assert!(!status.success(), "{printed}");
+        assert!(printed.contains(expected), "{printed}");
+    }
     Ok(())
 }

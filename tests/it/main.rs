@@ -4,6 +4,7 @@ mod architecture;
 mod life;
 mod remote;
 mod standalone;
+mod stress;
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_proto::reapi;

@@ -8,6 +8,7 @@ pub mod client;
 pub mod cold;
 pub mod fake_cas;
 pub mod longshore;
+pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod source;

@@ -153,7 +153,13 @@ pub async fn run_to_end<S: AsRef<std::ffi::OsStr>>(
 
 /// A folder for one longshore, which other users may walk through: actions may run as one.
 pub fn new_home() -> Result<TempDir> {
-    let home = tempfile::Builder::new().prefix("longshore-").tempdir().context("a temporary folder")?;
+    new_home_in(&std::env::temp_dir())
+}
+
+/// Such a folder below `parent`.
+pub fn new_home_in(parent: &Path) -> Result<TempDir> {
+    let home = tempfile::Builder::new().prefix("longshore-").tempdir_in(parent);
+    let home = home.context("a temporary folder")?;
     std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).context("chmod")?;
     Ok(home)
 }

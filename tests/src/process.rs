@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 /// What a process holds at one moment.
@@ -71,6 +72,14 @@ pub fn descendants(pid: u32) -> Result<Vec<u32>> {
 pub fn foreign_descendants(pid: u32) -> Result<Vec<String>> {
     let names = descendants(pid)?.into_iter().filter_map(|child| proc_file(child, "comm").ok());
     Ok(names.map(|name| name.trim().to_owned()).filter(|name| !name.starts_with("longshore")).collect())
+}
+
+/// Whether a process ignores a signal (proc(5), `SigIgn`: a bit for each signal from 1 on).
+pub fn ignores(pid: u32, signal: Signal) -> Result<bool> {
+    let status = proc_file(pid, "status")?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).context("SigIgn")?;
+    let ignored = u64::from_str_radix(ignored.trim(), 16).context("SigIgn")?;
+    Ok(ignored & 1 << (signal as u64 - 1) != 0)
 }
 
 /// Makes a named pipe that every user may open: how a test and an action, which may run as another user, wait

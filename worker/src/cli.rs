@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::BoolishValueParser;
 
 use crate::frontend::embedded::Endpoint;
 
@@ -42,7 +43,7 @@ pub struct Cli {
     pub root: Option<PathBuf>,
 
     /// How many actions run at once [default: one a core].
-    #[arg(long, value_name = "N", env = "LONGSHORE_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", env = "LONGSHORE_JOBS", value_parser = parse_jobs)]
     pub jobs: Option<u16>,
 
     /// What the store may take on the disk, such as 50GB or 10GiB [default: half of what the store has and the disk
@@ -81,8 +82,13 @@ pub struct Cli {
 
     /// Allow an address in --listen that other machines can reach. There is no authentication: ANYONE WHO REACHES
     /// THE PORT RUNS COMMANDS on this machine and can read and write its cache.
-    #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS")]
+    #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS", value_parser = BoolishValueParser::new())]
     pub allow_remote_clients: bool,
+}
+
+fn parse_jobs(text: &str) -> Result<u16, String> {
+    let jobs = text.trim().parse().ok().filter(|jobs| *jobs > 0);
+    jobs.ok_or_else(|| format!("expected a number from 1 to {}", u16::MAX))
 }
 
 /// The smallest store that is of any use, in bytes.
@@ -184,6 +190,14 @@ mod tests {
             ["", "s", "5", "0s", "-1s", "1.5s", "1d", "1 s", "99999999999999999999s", "5124095576030432h"]
         {
             assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn at_least_one_action_runs() {
+        assert_eq!((parse_jobs("1"), parse_jobs("65535")), (Ok(1), Ok(65535)));
+        for text in ["", "0", "-1", "65536", "all"] {
+            assert!(parse_jobs(text).is_err(), "{text}");
         }
     }
 

@@ -5,7 +5,7 @@
 
 pub mod action;
 pub mod cli;
-mod environment;
+pub mod environment;
 pub mod frontend;
 pub mod materialize;
 mod memory;

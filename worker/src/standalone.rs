@@ -1,6 +1,6 @@
 //! The standalone mode, wired: one process that is CAS, action cache, scheduler and worker.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,20 @@ use longshore_cas_store::root::{StoreRoot, Trust};
 use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{ActionOptions, ActionRunner, LocalSink};
 use crate::cli::Cli;
-use crate::environment::environment;
+use crate::environment::{OpenFiles, Threads, cores, environment};
 use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler};
 use crate::frontend::pump;
 use crate::materialize::{HardlinkMaterializer, Materializer as _};
 use crate::memory::give_back;
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
-use crate::status_line::{StatusLine, size};
+use crate::status_line::{StatusLine, say, size};
 
 /// Input trees that stay on the disk when no action uses them.
 const TREES_MAX: usize = 10_000;
@@ -40,6 +41,16 @@ pub struct Prepared {
     root: StoreRoot,
     identity: Identity,
     spawner: Spawner,
+    jobs: usize,
+    threads: Threads,
+    files: OpenFiles,
+}
+
+impl Prepared {
+    /// The threads that are to be started.
+    pub fn threads(&self) -> Threads {
+        self.threads
+    }
 }
 
 /// Claims the root, decides who actions run as, and starts the helper process.
@@ -63,7 +74,10 @@ pub fn prepare(cli: Cli) -> anyhow::Result<Prepared> {
         None => Identity::probe(&work, DEFAULT_ACTION_USER),
     };
     let spawner = Spawner::start(&SpawnerOptions::this_program(identity.clone()))?;
-    Ok(Prepared { cli, root, identity, spawner })
+    let jobs = cli.jobs.map_or_else(cores, usize::from);
+    // Only now: actions keep the limit that longshore was started with.
+    let files = OpenFiles::raise_limit(jobs)?;
+    Ok(Prepared { cli, root, identity, spawner, jobs, threads: Threads::of_this_machine(), files })
 }
 
 /// `longshore` in the user's cache directory, as the XDG Base Directory Specification has it.
@@ -75,8 +89,8 @@ fn default_root() -> Option<PathBuf> {
 
 /// Runs until a signal stops it.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
-    let Prepared { cli, root, identity, spawner } = prepared;
-    let environment = environment().context("cannot start threads")?;
+    let Prepared { cli, root, identity, spawner, jobs, threads, files } = prepared;
+    let environment = environment(threads).context("cannot start threads")?;
     let size_bytes_max = match cli.max_size {
         Some(bytes) => bytes,
         None => default_size(root.path())?,
@@ -102,8 +116,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 
     let listener = Listener::bind(cli.listen.clone()).await?;
     let endpoint = listener.endpoint().clone();
-    let jobs = cli.jobs.map_or_else(cores, usize::from);
-    greet(&Greeting {
+    let greeting = Greeting {
         endpoint: &endpoint,
         root: &root,
         recovered,
@@ -111,7 +124,11 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         jobs,
         materializer: materializer.name(),
         identity: &identity,
-    });
+        threads,
+        files,
+    };
+    // Whoever read it may have gone.
+    let _ = greet(&greeting, &mut io::stdout());
 
     let records = Arc::new(RecordStore::new(store.clone()));
     let embedded = Arc::new(Embedded::new(store.clone(), records, environment.clock.clone()));
@@ -132,7 +149,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let server = tokio::spawn({
         let (embedded, stop) = (embedded.clone(), stop.clone());
-        async move { embedded.serve(listener, stop.cancelled_owned()).await }
+        async move { embedded.serve(listener, files.connections_max, stop.cancelled_owned()).await }
     });
     let giving_back =
         tokio::spawn(give_back(scheduler.clone(), environment.io.clone(), environment.clock.clone()));
@@ -140,9 +157,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 
     let mut signals = Signals::new()?;
     signals.next().await;
-    status_line.stop();
     embedded.drain().await;
     finish(work, &mut signals, &scheduler).await?;
+    status_line.stop();
     giving_back.abort();
     stop.cancel();
     let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
@@ -159,10 +176,16 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 
 /// Lets running actions end, unless somebody is in a hurry.
 async fn finish(work: JoinHandle<()>, signals: &mut Signals, scheduler: &Scheduler) -> anyhow::Result<()> {
-    eprintln!("longshore: stopping; running actions may end (again to stop at once)");
+    match scheduler.stats().running {
+        0 => say("stopping"),
+        running => say(&format!("stopping when {running} running actions have ended; again to stop at once")),
+    }
     tokio::select! {
         result = work => result?,
-        () = signals.next() => scheduler.cancel_all(),
+        () = signals.next() => {
+            say("stopping at once");
+            scheduler.cancel_all();
+        }
         () = tokio::time::sleep(DRAIN_MAX) => scheduler.cancel_all(),
     }
     Ok(())
@@ -172,23 +195,41 @@ async fn finish(work: JoinHandle<()>, signals: &mut Signals, scheduler: &Schedul
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// The terminal was closed; nothing where longshore was started to outlive it (nohup).
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    fn new() -> io::Result<Self> {
+        let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+        })
     }
 
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Whether whoever started longshore had it ignore SIGHUP (proc(5), `SigIgn`: a bit for each signal from 1 on).
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & 1 << (Signal::SIGHUP as u64 - 1) != 0)
 }
 
 fn action_options(cli: &Cli) -> ActionOptions {
@@ -222,10 +263,13 @@ struct Greeting<'a> {
     jobs: usize,
     materializer: &'static str,
     identity: &'a Identity,
+    threads: Threads,
+    files: OpenFiles,
 }
 
-fn greet(greeting: &Greeting<'_>) {
-    let Greeting { endpoint, root, recovered, size_bytes_max, jobs, materializer, identity } = greeting;
+fn greet(greeting: &Greeting<'_>, to: &mut impl Write) -> io::Result<()> {
+    let Greeting { endpoint, root, recovered, size_bytes_max, jobs, materializer, identity, threads, files } =
+        greeting;
     let found = match root.trust() {
         Trust::Fresh => "nothing, it is new".to_owned(),
         Trust::Trusted => format!("{} blobs, {}", recovered.blobs, size(recovered.size_bytes)),
@@ -237,14 +281,22 @@ fn greet(greeting: &Greeting<'_>) {
             )
         }
     };
-    println!("longshore {} listens at {endpoint}", env!("CARGO_PKG_VERSION"));
-    println!("  stores in   {} (at most {})", root.path().display(), size(*size_bytes_max));
-    println!("  found       {found}");
-    println!("  input roots {materializer}");
-    println!("  actions     {jobs} at once, as {identity}");
-    println!();
-    println!("  bazel build --remote_executor={endpoint} //...");
-    if std::io::stdout().is_terminal() {
-        println!();
+    writeln!(to, "longshore {} listens at {endpoint}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(to, "  stores in   {} (at most {})", root.path().display(), size(*size_bytes_max))?;
+    writeln!(to, "  found       {found}")?;
+    writeln!(to, "  input roots {materializer}")?;
+    writeln!(to, "  actions     {jobs} at once, as {identity}")?;
+    writeln!(
+        to,
+        "  at most     {} threads, {} connections, {} open files",
+        threads.total(),
+        files.connections_max,
+        files.limit
+    )?;
+    writeln!(to)?;
+    writeln!(to, "  bazel build --remote_executor={endpoint} //...")?;
+    if io::stdout().is_terminal() {
+        writeln!(to)?;
     }
+    to.flush()
 }

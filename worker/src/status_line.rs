@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use longshore_cas_store::blob::BlobStore;
 use tracing_subscriber::EnvFilter;
@@ -26,7 +27,7 @@ impl StatusLine {
             return Self { task: None };
         }
         let bar = LINE.get_or_init(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}")
+            let style = ProgressStyle::with_template("{spinner} {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new_spinner().with_style(style)
         });
@@ -61,15 +62,27 @@ pub(crate) fn size(bytes: u64) -> BinaryBytes {
     BinaryBytes(bytes)
 }
 
+/// Tells the person at the terminal, above the line if there is one. Whoever read it may have gone.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(Above, "longshore: {text}");
+}
+
 /// Logs to stderr what `LONGSHORE_LOG` asks for, `info` by default.
-pub fn start_logging() {
-    let filter = EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+/// A variable that asks for nothing that can be understood.
+pub fn start_logging() -> anyhow::Result<()> {
+    let wanted = std::env::var("LONGSHORE_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let filter = EnvFilter::try_new(wanted)
+        .with_context(|| format!("LONGSHORE_LOG={wanted}: expected error, warn, info or debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(|| Above)
         .init();
+    Ok(())
 }
 
 /// Writes to stderr, above the status line if there is one.

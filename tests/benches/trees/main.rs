@@ -7,13 +7,12 @@
 //! goal. Then 16 callers of one uncached T1 against one construction and 16 materializations of (c).
 //!
 //! - `LONGSHORE_BENCH_DIR`: where to work; otherwise a journaled ext4 image for root, and /dev/shm for everybody
-//!   else ([`place`]). Without a journal, ext4 measures its inode allocator.
+//!   else ([`longshore_tests::place`]). Without a journal, ext4 measures its inode allocator.
 //! - `LONGSHORE_BENCH_ROUNDS`: rounds, 10 by default.
 //! - `LONGSHORE_BENCH_TREES`: a comma-separated choice of `T1,T2,T3`.
 
 mod bare;
 mod kit;
-mod place;
 mod rivals;
 mod shape;
 mod table;
@@ -45,7 +44,7 @@ const HOPS: &str = "(a) a hop a call";
 const FEW_HOPS: &str = "    the same, as many threads as (c)";
 
 fn main() -> Result<()> {
-    let (parent, reason) = place::choose();
+    let (parent, reason) = longshore_tests::place::choose();
     let rounds = std::env::var("LONGSHORE_BENCH_ROUNDS").map_or(Ok(10), |text| text.parse())?;
     let chosen = std::env::var("LONGSHORE_BENCH_TREES").unwrap_or_else(|_| "T1,T2,T3".to_owned());
     let shapes: Vec<_> =

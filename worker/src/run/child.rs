@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 
@@ -34,7 +34,8 @@ fn prepare(spec: &Spec, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), (Stage
     // A session of its own: no controlling terminal, and one process group to begin with.
     nix::unistd::setsid().map_err(at(Stage::Prepare))?;
     umask(Mode::from_bits_truncate(0o022));
-    sys::default_signals();
+    // The helper gave every other signal its default disposition; `execve` keeps ignored ones ignored.
+    sys::default_signal(Signal::SIGPIPE);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Prepare))?;
 
     let stdin = nix::fcntl::open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())

@@ -45,6 +45,7 @@ fn serve(cover: Option<&Cover>) -> nix::Result<()> {
     nix::sys::prctl::set_name(c"longshore-spawn")?;
     nix::sys::prctl::set_child_subreaper(true)?;
     // A report to a longshore that has gone is an error to pass over, not a reason to die.
+    sys::default_signals();
     sys::ignore(Signal::SIGPIPE);
     let children = keeper::child_signal();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None)?;
@@ -72,7 +73,7 @@ fn serve(cover: Option<&Cover>) -> nix::Result<()> {
         }
         if requested {
             match receive(&socket)? {
-                Some(request) => fork_keeper(&request, &socket, &mut keepers),
+                Some(request) => fork_keeper(request, &socket, &mut keepers),
                 None => break,
             }
         }
@@ -118,7 +119,7 @@ fn receive(socket: &OwnedFd) -> nix::Result<Option<Request>> {
     }
 }
 
-fn fork_keeper(request: &Request, socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
+fn fork_keeper(request: Request, socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
     match sys::fork_single_threaded() {
         Ok(ForkResult::Child) => {
             // The helper's end must not stay open in a keeper: longshore could not tell that the helper is gone.

@@ -30,30 +30,30 @@ pub(super) struct Request {
 }
 
 /// Keeps one command; called in a process of its own that ends with it.
-pub(super) fn keep(request: &Request) {
-    let mut socket = UnixStream::from(request.socket.try_clone().unwrap_or_else(|_| sys::exit_now(1)));
-    let report = match run(request) {
+pub(super) fn keep(request: Request) {
+    let Request { socket, spec, stdout, stderr } = request;
+    let report = match run(&socket, &spec, [stdout, stderr]) {
         Ok(outcome) => Report::Ended(outcome),
         Err((stage, errno)) => Report::Failed(stage, errno),
     };
-    // Longshore may have gone; then nobody wants it.
-    let _ = socket.write_all(&report.encode());
+    // Longshore may have gone; then nobody wants it. It does not wait for the end of this process.
+    let _ = UnixStream::from(socket).write_all(&report.encode());
 }
 
-fn run(request: &Request) -> Result<RunOutcome, (Stage, Errno)> {
+fn run(socket: &OwnedFd, spec: &OwnedFd, streams: [OwnedFd; 2]) -> Result<RunOutcome, (Stage, Errno)> {
     let at = |stage| move |errno| (stage, errno);
     nix::sys::prctl::set_name(c"longshore-keep").map_err(at(Stage::Prepare))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(at(Stage::Prepare))?;
-    let spec = read_spec(&request.spec).ok_or((Stage::Prepare, Errno::EBADMSG))?;
+    let spec = read_spec(spec).ok_or((Stage::Prepare, Errno::EBADMSG))?;
     // The helper has SIGCHLD blocked, and so has this process.
     let children = SignalFd::with_flags(&child_signal(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(at(Stage::Prepare))?;
 
     let started = SystemTime::now();
     let clock = Instant::now();
-    let pid = start(&spec, request)?;
+    let pid = start(&spec, streams)?;
     let mut watch = Watch { pid, status: None };
-    let ending = watch.wait(&request.socket, &children, spec.timeout.map(|timeout| (clock, timeout)));
+    let ending = watch.wait(socket, &children, spec.timeout.map(|timeout| (clock, timeout)));
     let duration = clock.elapsed();
     kill::descendants_except(&std::collections::HashSet::new(), |status| watch.note(status));
 
@@ -83,16 +83,18 @@ fn read_spec(memory: &OwnedFd) -> Option<Spec> {
 }
 
 /// Forks the command, and waits until it has become its program.
-fn start(spec: &Spec, request: &Request) -> Result<Pid, (Stage, Errno)> {
+///
+/// The streams are closed here: when the report arrives, this process is no writer of them any more.
+fn start(spec: &Spec, [stdout, stderr]: [OwnedFd; 2]) -> Result<Pid, (Stage, Errno)> {
     let (errors, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| (Stage::Prepare, errno))?;
     let pid = match sys::fork_single_threaded().map_err(|errno| (Stage::Fork, errno))? {
         ForkResult::Child => {
-            child::become_command(spec, &request.stdout, &request.stderr, &writer);
+            child::become_command(spec, &stdout, &stderr, &writer);
             sys::exit_now(127);
         }
         ForkResult::Parent { child } => child,
     };
-    drop(writer);
+    drop((writer, stdout, stderr));
     let mut message = Vec::new();
     // The pipe ends when the program starts, or with the child.
     let _ = File::from(errors).read_to_end(&mut message);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 /// Kills and reaps every descendant except those below `spared` children; tells of each that it reaps.
@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 /// A process that forks and exits at once can be gone before its number is used, but its child is then a child
 /// of ours and seen by the next round; a round costs less than a fork, so this ends.
 pub(super) fn descendants_except(spared: &HashSet<Pid>, mut reaped: impl FnMut(WaitStatus)) {
-    loop {
+    // Most commands leave nothing behind, which one call tells.
+    while has_children() {
         let victims: Vec<Pid> = children().into_iter().filter(|pid| !spared.contains(pid)).collect();
         if victims.is_empty() {
             return;
@@ -32,6 +33,12 @@ pub(super) fn descendants_except(spared: &HashSet<Pid>, mut reaped: impl FnMut(W
             }
         }
     }
+}
+
+/// Whether this process has children, zombies included.
+fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
 
 /// The children of this process, zombies included.

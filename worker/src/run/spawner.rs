@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::helper::{HELPER_ARGUMENT, READY};
 use super::identity::Identity;
-use super::wire::{Report, Spec, Stage};
+use super::wire::{REPORT_BYTES, Report, Spec, Stage};
 use super::{RunError, RunOutcome, RunSpec, Runner};
 
 /// How the helper is started.
@@ -136,11 +136,13 @@ impl Runner for Spawner {
     }
 }
 
-/// Reads to the end of the socket; `cancelled` closes our half, which the keeper takes for the order to kill.
+/// Reads a whole report, or to the end of the socket; `cancelled` closes our half, which the keeper takes for the
+/// order to kill.
 async fn await_report(socket: &mut UnixStream, cancelled: CancellationToken) -> Vec<u8> {
     use tokio::io::AsyncWriteExt as _;
-    let (mut reader, mut writer) = socket.split();
-    let mut bytes = Vec::new();
+    let (reader, mut writer) = socket.split();
+    let mut reader = reader.take(REPORT_BYTES as u64);
+    let mut bytes = Vec::with_capacity(REPORT_BYTES);
     let read = reader.read_to_end(&mut bytes);
     tokio::pin!(read);
     tokio::select! {

@@ -35,7 +35,7 @@ pub(super) fn own(fd: RawFd) -> OwnedFd {
     }
 }
 
-/// Gives every signal its default disposition; `execve` would keep ignored ones ignored.
+/// Gives every signal its default disposition, which the children inherit.
 pub(super) fn default_signals() {
     /// The kernel's number of signals (`_NSIG`), on both architectures.
     const SIGNALS: libc::c_long = 64;
@@ -56,6 +56,13 @@ pub(super) fn default_signals() {
             );
         }
     }
+}
+
+/// Gives a signal its default disposition.
+pub(super) fn default_signal(signal: Signal) {
+    #[expect(unsafe_code, reason = "signal handlers are unsafe in general")]
+    // SAFETY: SIG_DFL runs no code of ours.
+    let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
 }
 
 /// Ignores a signal.

@@ -64,6 +64,11 @@ pub(super) enum Report {
     Failed(Stage, Errno),
 }
 
+/// The numbers of a report, of either kind.
+const REPORT_NUMBERS: usize = 8;
+/// The length of a report.
+pub(super) const REPORT_BYTES: usize = REPORT_NUMBERS * size_of::<u64>();
+
 const NO_TIMEOUT: u64 = u64::MAX;
 const NO_OWNER: u64 = u64::MAX;
 
@@ -106,9 +111,11 @@ impl Spec {
 }
 
 impl Report {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let numbers = match self {
-            Self::Failed(stage, errno) => vec![0, *stage as u64, u64::from((*errno as i32).unsigned_abs())],
+    pub(super) fn encode(&self) -> [u8; REPORT_BYTES] {
+        let numbers: [u64; REPORT_NUMBERS] = match self {
+            Self::Failed(stage, errno) => {
+                [0, *stage as u64, u64::from((*errno as i32).unsigned_abs()), 0, 0, 0, 0, 0]
+            }
             Self::Ended(outcome) => {
                 let (kind, value) = match outcome.verdict {
                     Verdict::Exited(code) => (1, code),
@@ -116,7 +123,7 @@ impl Report {
                     Verdict::TimedOut => (3, 0),
                     Verdict::Cancelled => (4, 0),
                 };
-                vec![
+                [
                     kind,
                     u64::from(value.unsigned_abs()),
                     since_epoch(outcome.started),
@@ -128,12 +135,16 @@ impl Report {
                 ]
             }
         };
-        numbers.into_iter().flat_map(u64::to_le_bytes).collect()
+        let mut bytes = [0; REPORT_BYTES];
+        for (place, number) in bytes.chunks_exact_mut(size_of::<u64>()).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
     }
 
     /// Decodes what [`Report::encode`] wrote; nothing for anything shorter, such as a keeper that died.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        let mut reader = Reader(bytes.get(..REPORT_BYTES)?);
         let kind = reader.number()?;
         let value = i32::try_from(reader.number()?).ok()?;
         let verdict = match kind {

@@ -10,6 +10,7 @@ mod bytestream;
 mod calls;
 mod capabilities;
 mod cas;
+mod connections;
 mod digests;
 mod execution;
 mod inline;

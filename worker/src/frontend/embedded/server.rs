@@ -15,10 +15,8 @@ use longshore_proto::reapi::capabilities_server::CapabilitiesServer;
 use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
 use longshore_proto::reapi::execution_server::ExecutionServer;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
@@ -28,6 +26,7 @@ use super::bytestream::ByteStreamService;
 use super::calls::CallLayer;
 use super::capabilities::CapabilitiesService;
 use super::cas::CasService;
+use super::connections::incoming;
 use super::execution::ExecutionService;
 use super::limits::{CONNECTION_WINDOW_BYTES, DECODE_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX};
 use super::panics::PanicLayer;
@@ -76,7 +75,7 @@ impl fmt::Display for Endpoint {
 
 /// Why an endpoint cannot be listened at.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen at {endpoint}: {source}")]
+#[error("cannot listen at {endpoint}")]
 pub struct ListenError {
     endpoint: Endpoint,
     #[source]
@@ -98,7 +97,13 @@ enum Socket {
 
 impl Listener {
     /// Binds. A Unix socket that nobody answers at any more is replaced; a new one has mode 0600.
+    ///
+    /// The path of a socket becomes absolute: clients run in other folders.
     pub async fn bind(endpoint: Endpoint) -> Result<Self, ListenError> {
+        let endpoint = match endpoint {
+            Endpoint::Unix(path) => Endpoint::Unix(std::path::absolute(&path).unwrap_or(path)),
+            tcp @ Endpoint::Tcp(_) => tcp,
+        };
         let bound = match &endpoint {
             Endpoint::Tcp(address) => TcpListener::bind(address).await.and_then(|listener| {
                 let address = listener.local_addr()?;
@@ -138,9 +143,12 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 
 impl Embedded {
     /// Serves until `stop` completes, then lets calls under way end.
+    ///
+    /// At most `connections_max` connections are open at once; others wait.
     pub async fn serve(
         &self,
         listener: Listener,
+        connections_max: usize,
         stop: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let mut server = Server::builder()
@@ -151,13 +159,11 @@ impl Embedded {
             .max_concurrent_streams(STREAMS_MAX);
         let router = server.add_routes(self.routes());
         match listener.socket {
-            // Without TCP_NODELAY a small answer waits for an acknowledgement that the client delays by 40 ms.
             Socket::Tcp(listener) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, stop).await
+                router.serve_with_incoming_shutdown(incoming(listener, connections_max), stop).await
             }
             Socket::Unix(listener) => {
-                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await
+                router.serve_with_incoming_shutdown(incoming(listener, connections_max), stop).await
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Where the bench works: a journaled ext4 image for root, memory for everybody else.
+//! Where a bench works: a journaled ext4 image for root, memory for everybody else.
 //!
 //! The image is mounted in a mount namespace of this process alone, over the folder for temporary files, and loses
 //! its name at once. So the kernel takes mount, loop device and image back when the process ends, however it ends.
@@ -12,11 +12,11 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::UnlinkatFlags;
 
-/// The size of the image, which is sparse: several times what T2 takes.
+/// The size of the image, which is sparse: several times what the largest tree of a bench takes.
 const IMAGE_BYTES: u64 = 4 << 30;
 
 /// The folder to work in, and why it is that one. Call before there is a second thread.
-pub(crate) fn choose() -> (PathBuf, String) {
+pub fn choose() -> (PathBuf, String) {
     if let Some(chosen) = std::env::var_os("LONGSHORE_BENCH_DIR") {
         return (chosen.into(), "as LONGSHORE_BENCH_DIR says".to_owned());
     }
