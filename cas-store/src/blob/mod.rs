@@ -2,7 +2,7 @@
 //!
 //! The rooms: `ledger` knows what lies on the disk and what may go, in memory alone; `space` holds it under
 //! its lock and unlinks; `flight` says who writes what; `layout` names the files, `temporary` are those
-//! without a name yet; `ingest`, `writer` and `adopt` let bytes in, `read` and `variant` let them out; `pin` keeps
+//! without a name yet; `ingest`, `writer`, `partial` and `adopt` let bytes in, `read` and `variant` let them out; `pin` keeps
 //! them; `recover` finds them again after a start.
 //!
 //! Invariants: a name in the store leads to bytes that were verified; a shared inode is never written, nor its mode
@@ -19,6 +19,7 @@ mod ingest;
 pub(crate) mod layout;
 pub(crate) mod ledger;
 mod lru;
+mod partial;
 mod pin;
 mod read;
 mod recover;
@@ -40,6 +41,7 @@ use nix::errno::Errno;
 pub use adopt::Adopted;
 pub use ingest::Ingest;
 pub use layout::{BLOB_MTIME, blob_mtime};
+pub use partial::PartialBlob;
 pub use pin::{BlobPin, BlobPins, Charge, PinTreeError};
 pub use read::{BlobReader, READ_CHUNK_BYTES};
 pub use writer::BlobWriter;

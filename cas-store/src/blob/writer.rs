@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use super::flight::Ticket;
 use super::ingest::check;
 use super::layout::BLOB_MODE;
+use super::partial::PartialBlob;
 use super::space::{Reservation, Space};
 use super::temporary::Temporary;
 use super::{BlobPin, StoreError};
@@ -37,10 +38,11 @@ enum Stage {
 }
 
 /// What a thread of the pool works on. The order of the fields is the order of the undoing.
-struct Writing {
+pub(super) struct Writing {
     temporary: Option<Temporary>,
     reservation: Reservation,
-    ticket: Ticket,
+    /// Nobody writes the digest in the name of a blob that is set aside.
+    ticket: Option<Ticket>,
     hasher: Hasher,
     digest: Digest,
     space: Arc<Space>,
@@ -48,20 +50,37 @@ struct Writing {
 
 impl BlobWriter {
     pub(super) fn new(ticket: Ticket, reservation: Reservation, digest: Digest, space: Arc<Space>) -> Self {
-        let writing = Writing::new(ticket, reservation, digest, space.clone());
-        Self {
-            space,
+        let hasher = digest.function().hasher();
+        let writing = Writing {
+            temporary: None,
+            reservation,
+            ticket: Some(ticket),
+            hasher,
             digest,
-            written_bytes: 0,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            stage: Stage::Idle(Box::new(writing)),
-        }
+            space: space.clone(),
+        };
+        Self::continuing(Box::new(writing), 0, digest, space)
+    }
+
+    /// Goes on behind `written_bytes`.
+    pub(super) fn continuing(
+        writing: Box<Writing>,
+        written_bytes: u64,
+        digest: Digest,
+        space: Arc<Space>,
+    ) -> Self {
+        let stage = Stage::Idle(writing);
+        Self { space, digest, written_bytes, pending: Vec::new(), pending_bytes: 0, stage }
     }
 
     /// The number of bytes written.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
+    }
+
+    /// The number of bytes that are in the file, and no longer in memory.
+    pub fn flushed_bytes(&self) -> u64 {
+        self.written_bytes - self.pending_bytes as u64
     }
 
     /// Appends `data`. Fails at once when it is more than the digest's size.
@@ -99,6 +118,18 @@ impl BlobWriter {
                 writing.publish()
             })
             .await
+    }
+
+    /// Sets the blob aside as far as it is written; others may write it meanwhile.
+    pub async fn suspend(mut self) -> Result<PartialBlob, StoreError> {
+        let mut writing = self.idle().await?;
+        let chunks = std::mem::take(&mut self.pending);
+        let written_bytes = self.written_bytes;
+        let suspend = move || {
+            writing.append(&chunks)?;
+            Ok(PartialBlob::new(writing.set_aside(written_bytes), written_bytes))
+        };
+        self.space.environment.io.run(suspend).await
     }
 
     /// Takes the state out, waiting for a write under way.
@@ -148,8 +179,33 @@ impl fmt::Debug for BlobWriter {
 }
 
 impl Writing {
-    fn new(ticket: Ticket, reservation: Reservation, digest: Digest, space: Arc<Space>) -> Self {
-        Self { temporary: None, reservation, ticket, hasher: digest.function().hasher(), digest, space }
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(super) fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// What is reserved for it.
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.reservation.bytes()
+    }
+
+    /// Gives back the right to write, and the space that `written_bytes` do not need.
+    fn set_aside(mut self: Box<Self>, written_bytes: u64) -> Box<Self> {
+        let needed_bytes = self.space.layout.disk_bytes(written_bytes).min(self.reservation.bytes());
+        let needed = self.reservation.split(needed_bytes);
+        drop(std::mem::replace(&mut self.reservation, needed));
+        self.ticket = None;
+        self
+    }
+
+    /// Takes up the right to write, and the space for what is left.
+    pub(super) fn take_up(mut self: Box<Self>, ticket: Ticket, rest: Reservation) -> Box<Self> {
+        self.reservation.join(rest);
+        self.ticket = Some(ticket);
+        self
     }
 
     fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
@@ -162,7 +218,9 @@ impl Writing {
             self.hasher.update(chunk);
             temporary.write(chunk).map_err(&full)?;
         }
-        self.ticket.progressed();
+        if let Some(ticket) = &self.ticket {
+            ticket.progressed();
+        }
         Ok(())
     }
 

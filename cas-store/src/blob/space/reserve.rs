@@ -52,6 +52,11 @@ impl Reservation {
         Self { space: self.space.clone(), bytes }
     }
 
+    /// Takes another one in.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Ends it without returning the bytes: they belong to something else now.
     pub(crate) fn spend(mut self, state: &mut State) -> u64 {
         state.reserved_bytes -= self.bytes;

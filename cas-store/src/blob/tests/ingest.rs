@@ -149,3 +149,68 @@ async fn a_stalled_writer_is_overtaken() {
     assert_eq!(store.stats().writes, 1, "what came late was there already");
     fixture.settle();
 }
+
+async fn begin(store: &Arc<BlobStore>, data: &Bytes, written_bytes: usize) -> BlobWriter {
+    let Ingest::Write(mut writer) = store.ingest(sha(data)).await.unwrap() else { panic!("it is here") };
+    writer.write(data.slice(..written_bytes)).await.unwrap();
+    writer
+}
+
+// What is set aside holds the space of what is written, and nobody up; who goes on with it completes the blob.
+#[tokio::test]
+async fn a_blob_is_set_aside_and_taken_up() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    for written_bytes in [0, 1, 300_000, 1_000_000] {
+        let data = noise(1_000_000, written_bytes as u64);
+        let before_bytes = store.stats().size_bytes;
+        let partial = begin(&store, &data, written_bytes).await.suspend().await.unwrap();
+        assert_eq!((partial.digest(), partial.written_bytes()), (sha(&data), written_bytes as u64));
+        let held_bytes = store.stats().size_bytes - before_bytes;
+        assert!(held_bytes < written_bytes as u64 + 4096 + 1, "{written_bytes}: {held_bytes}");
+        assert!(store.pin(&sha(&data)).is_none());
+        let Ingest::Write(mut writer) = store.resume(partial).await.unwrap() else { panic!("it is here") };
+        assert_eq!(writer.flushed_bytes(), written_bytes as u64);
+        writer.write(data.slice(written_bytes..)).await.unwrap();
+        let pin = writer.finish().await.unwrap();
+        assert_eq!(store.read(&pin, 0..1_000_000).await.unwrap(), data);
+        fixture.settle();
+    }
+}
+
+// A beginning stands in nobody's way, and is not needed any more when somebody else was faster.
+#[tokio::test]
+async fn a_blob_that_is_set_aside_is_written_by_others() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let data = noise(500_000, 1);
+    let partial = begin(&store, &data, 300_000).await.suspend().await.unwrap();
+    ingest_in_chunks(&store, &data).await.unwrap();
+    assert!(matches!(store.resume(partial).await.unwrap(), Ingest::Present(_)));
+    let other = noise(500_000, 2);
+    drop(begin(&store, &other, 300_000).await.suspend().await.unwrap());
+    fixture.settle();
+    assert!(store.pin(&sha(&other)).is_none());
+}
+
+// What was written before counts: in the hash, and in the length.
+#[tokio::test]
+async fn a_blob_that_was_taken_up_is_verified_as_a_whole() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let data = noise(500_000, 1);
+    for (begun, rest) in
+        [(noise(300_000, 2), data.slice(300_000..)), (data.slice(..300_000), data.slice(299_999..))]
+    {
+        let Ingest::Write(mut writer) = store.ingest(sha(&data)).await.unwrap() else { panic!("it is here") };
+        writer.write(begun).await.unwrap();
+        let partial = writer.suspend().await.unwrap();
+        let Ingest::Write(mut writer) = store.resume(partial).await.unwrap() else { panic!("it is here") };
+        let outcome = match writer.write(rest).await {
+            Ok(()) => writer.finish().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert!(matches!(outcome, Err(StoreError::Mismatch { .. })), "{outcome:?}");
+        fixture.settle();
+    }
+}
