@@ -1,146 +1,167 @@
-//! `ByteStream.Read`.
+//! `ByteStream.Read` of blobs as they are.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use longshore_cas_store::digest::{Digest, DigestFunction};
+use longshore_cas_store::digest::DigestFunction;
 use longshore_proto::bytestream::ReadRequest;
-use longshore_tests::client::Client;
 use longshore_tests::longshore::{Launch, Longshore};
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::support::{absent, all_of, refused, shared_client, unique};
+use crate::streams::{read, read_messages, tail, write_whole, zstd_read_name};
+use crate::support::{absent, damage, refused, shared_client, unique};
 
-/// Any message has to be smaller than what peers accept by default; ours have at most this much data.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// How long a server may take to notice that a reader has gone.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The data of each response to a read of `digest`.
-async fn read(client: &Client, digest: &Digest, offset: i64, limit: i64) -> Result<Vec<Vec<u8>>, Status> {
-    let request =
-        ReadRequest { resource_name: client.read_name(digest), read_offset: offset, read_limit: limit };
-    let responses = all_of(client.byte_stream().read(request).await).await?;
-    Ok(responses.into_iter().map(|response| response.data).collect())
-}
+/// The most bytes in one message.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// An absent blob is `NOT_FOUND`, with every digest function.
+/// A blob that is absent, or damaged, is `NOT_FOUND`.
 #[tokio::test]
 async fn bsr_01() -> Result<()> {
-    let (_longshore, client) = shared_client().await?;
+    let (longshore, client) = shared_client().await?;
     for function in DigestFunction::ALL {
         let client = client.with_function(function);
         let digest = absent(function);
-        refused(read(&client, &digest, 0, 0).await, Code::NotFound, &[&digest.hash_hex()]);
-        let data = unique(300);
-        let digest = client.put(data.clone()).await?;
-        assert_eq!(read(&client, &digest, 0, 0).await?.concat(), data);
+        for name in [client.read_name(&digest), zstd_read_name(&digest)] {
+            refused(read(&client, &name, 0, 0).await, Code::NotFound, &[&digest.hash_hex()]);
+            refused(read(&client, &name, 5, 0).await, Code::NotFound, &[]);
+        }
+        let digest = client.put(unique(1000)).await?;
+        damage(&longshore, &digest, b"short")?;
+        refused(read(&client, &client.read_name(&digest), 0, 0).await, Code::NotFound, &[&digest.hash_hex()]);
+        assert_eq!(client.missing([&digest]).await?, [digest]);
     }
     Ok(())
 }
 
-/// An offset at the end reads nothing; beyond it, or negative, it is `OUT_OF_RANGE`.
+/// An offset at the end yields nothing; one beyond it, or below 0, is `OUT_OF_RANGE`.
 #[tokio::test]
 async fn bsr_02() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    for len in [1, 10, (1 << 20) + 1] {
-        let data = unique(len);
-        let digest = client.put(data.clone()).await?;
-        let size = i64::try_from(len)?;
-        assert_eq!(read(&client, &digest, size, 0).await?.concat(), b"");
-        assert_eq!(read(&client, &digest, size, 5).await?.concat(), b"");
-        assert!(read(&client, &digest, size - 1, 0).await?.concat() == data[len - 1..]);
-        for offset in [size + 1, i64::MAX, -1, i64::MIN] {
-            let words = ["read_offset", &offset.to_string()];
-            refused(read(&client, &digest, offset, 0).await, Code::OutOfRange, &words);
+    for function in DigestFunction::ALL {
+        let client = client.with_function(function);
+        for size in [0, 1, 1000, 600_000] {
+            let data = unique(size);
+            let digest = client.put(data.clone()).await?;
+            let name = client.read_name(&digest);
+            for offset in [0, size / 2, size.saturating_sub(1), size] {
+                assert_eq!(read(&client, &name, i64::try_from(offset)?, 0).await?, data[offset..]);
+            }
+            let size = i64::try_from(size)?;
+            for offset in [size + 1, size + 1000, i64::MAX, -1, i64::MIN] {
+                for limit in [0, 1] {
+                    let outcome = read(&client, &name, offset, limit).await;
+                    refused(outcome, Code::OutOfRange, &["read_offset", &offset.to_string()]);
+                }
+            }
         }
     }
     Ok(())
 }
 
-/// A limit is of the bytes in total, 0 is none, and a negative one is `INVALID_ARGUMENT`.
+/// A limit is the most bytes that come, 0 is none, and a negative one is `INVALID_ARGUMENT`.
 #[tokio::test]
 async fn bsr_03() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    let data = unique(3 << 20);
+    let data = unique(600_000);
     let digest = client.put(data.clone()).await?;
-    for (offset, limit) in [(0, 1), (0, 2_500_000), (7, 1 << 20), (1 << 20, (1 << 20) + 1)] {
-        let part = read(&client, &digest, i64::try_from(offset)?, i64::try_from(limit)?).await?.concat();
-        assert!(part == data[offset..offset + limit], "{offset} {limit}");
+    let name = client.read_name(&digest);
+    for offset in [0, 1, 300_000, 599_999] {
+        for limit in [1, 2, 1000, 262_144, 262_145, 600_000] {
+            let expected = &data[offset..data.len().min(offset + limit)];
+            let found = read(&client, &name, i64::try_from(offset)?, i64::try_from(limit)?).await?;
+            assert!(found == expected, "{offset} {limit}");
+        }
+        assert!(read(&client, &name, i64::try_from(offset)?, 0).await? == data[offset..]);
     }
-    assert!(read(&client, &digest, 5, 0).await?.concat() == data[5..]);
-    for limit in [-1, i64::MIN] {
+    for limit in [-1, -600_000, i64::MIN] {
         let words = ["read_limit", &limit.to_string()];
-        refused(read(&client, &digest, 0, limit).await, Code::InvalidArgument, &words);
+        refused(read(&client, &name, 0, limit).await, Code::InvalidArgument, &words);
     }
     Ok(())
 }
 
-/// What goes beyond the end is cut at the end.
+/// A range that goes beyond the end is what there is of it.
 #[tokio::test]
 async fn bsr_04() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
     let data = unique(1000);
-    let digest = client.put(data.clone()).await?;
-    for (offset, limit) in [(0, 1001), (999, 2), (500, 501), (1000, 1), (1, i64::MAX)] {
-        let part = read(&client, &digest, i64::try_from(offset)?, limit).await?.concat();
-        assert_eq!(part, data[offset..], "{offset} {limit}");
+    let name = client.read_name(&client.put(data.clone()).await?);
+    for (offset, limit) in [(0, 1001), (500, 501), (999, 2), (1000, 1), (1, i64::MAX), (1000, i64::MAX)] {
+        assert_eq!(read(&client, &name, offset, limit).await?, data[usize::try_from(offset)?..]);
     }
     Ok(())
 }
 
-/// A large blob comes in many messages, none of more than 1 MiB.
+/// No message is larger than 1 MiB, compressed or not.
 #[tokio::test]
 async fn bsr_05() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    let data = unique(5 << 20);
-    let digest = client.put(data.clone()).await?;
-    let chunks = read(&client, &digest, 0, 0).await?;
-    assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK_BYTES_MAX));
-    assert!(chunks.concat() == data);
+    for data in [unique(10 << 20), vec![7; 10 << 20]] {
+        let digest = client.put(data.clone()).await?;
+        for name in [client.read_name(&digest), zstd_read_name(&digest)] {
+            let messages = read_messages(&client, &name, 0, 0).await?;
+            assert!(messages.iter().all(|message| message.len() <= MESSAGE_BYTES_MAX));
+            // Nor is a blob sent in crumbs.
+            assert!(messages.len() <= 64, "{}", messages.len());
+        }
+    }
     Ok(())
 }
 
-/// The empty blob is there without an upload, and has no data.
+/// The empty blob is read without data, and is there from the start.
 #[tokio::test]
 async fn bsr_06() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
     for function in DigestFunction::ALL {
         let client = client.with_function(function);
-        let empty = function.digest(b"");
-        for limit in [0, 1] {
-            assert_eq!(read(&client, &empty, 0, limit).await?.concat(), b"");
+        let name = client.read_name(&function.digest(b""));
+        for limit in [0, 1, i64::MAX] {
+            assert_eq!(read(&client, &name, 0, limit).await?, b"");
         }
-        refused(read(&client, &empty, 1, 0).await, Code::OutOfRange, &["read_offset"]);
     }
     Ok(())
 }
 
-/// A present hash with another size is `NOT_FOUND`.
+/// A name with another size is another blob: `NOT_FOUND`.
 #[tokio::test]
 async fn bsr_07() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    let digest = client.put(unique(100)).await?;
-    for size in [1, 99, 101, i64::MAX] {
-        let wrong = Digest::parse(client.function(), &digest.hash_hex(), size).expect("well formed");
-        refused(read(&client, &wrong, 0, 0).await, Code::NotFound, &["not in the store"]);
+    for function in DigestFunction::ALL {
+        let client = client.with_function(function);
+        let digest = client.put(unique(1000)).await?;
+        for size in [0, 999, 1001, i64::MAX] {
+            let tail = tail(&digest).replace("/1000", &format!("/{size}"));
+            for name in [format!("blobs/{tail}"), format!("compressed-blobs/zstd/{tail}")] {
+                refused(read(&client, &name, 0, 0).await, Code::NotFound, &[&size.to_string()]);
+            }
+        }
     }
     Ok(())
 }
 
-/// What a reader that stops has held is given back.
+/// A client that leaves in the middle holds nothing any more: the blob can be evicted.
 #[tokio::test]
 async fn bsr_08() -> Result<()> {
     let flags = vec!["--max-size".to_owned(), "16MiB".to_owned()];
     let longshore = Longshore::launch(Launch { flags, ..Launch::default() }).await?;
-    let client = longshore.client().await?;
-    let held = client.put(unique(14 << 20)).await?;
-    let request = ReadRequest { resource_name: client.read_name(&held), ..Default::default() };
-    let mut reading = client.byte_stream().read(request).await?.into_inner();
-    reading.message().await?.context("a first chunk")?;
-    let more = unique(3 << 20);
-    assert!(client.put(more.clone()).await.is_err(), "the reader holds the blob");
-    drop(reading);
-    let until_there_is_space = async { while client.put(more.clone()).await.is_err() {} };
-    Ok(tokio::time::timeout(PATIENCE, until_there_is_space).await?)
+    for is_compressed in [false, true] {
+        let client = longshore.client().await?;
+        let held = unique(14 << 20);
+        let digest = client.function().digest(&held);
+        write_whole(&client, &client.write_name(&digest), &held).await?;
+        let name = if is_compressed { zstd_read_name(&digest) } else { client.read_name(&digest) };
+        let request = ReadRequest { resource_name: name, ..Default::default() };
+        let mut reading = client.byte_stream().read(request).await?.into_inner();
+        reading.message().await?.context("a first message")?;
+        drop(reading);
+        let next = unique(14 << 20);
+        let next_name = client.write_name(&client.function().digest(&next));
+        let until_there_is_space = async { while write_whole(&client, &next_name, &next).await.is_err() {} };
+        tokio::time::timeout(PATIENCE, until_there_is_space).await?;
+        assert_eq!(client.missing([&digest]).await?, [digest]);
+    }
+    Ok(())
 }

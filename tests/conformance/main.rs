@@ -33,6 +33,7 @@ mod reference;
 mod res;
 mod rn;
 mod run;
+mod streams;
 mod support;
 mod sym;
 mod table;

@@ -82,6 +82,14 @@ impl Longshore {
         self.child.id()
     }
 
+    /// The most memory that it has had so far (`VmHWM` of proc(5)), in bytes.
+    pub fn resident_bytes_max(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+        let kibibytes: u64 = line.split_whitespace().next().context("VmHWM")?.parse()?;
+        Ok(kibibytes * 1024)
+    }
+
     /// Its folder, to start another one with the same data.
     pub fn home(&self) -> Arc<TempDir> {
         Arc::clone(&self.home)

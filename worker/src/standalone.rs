@@ -131,7 +131,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let _ = greet(&greeting, &mut io::stdout());
 
     let records = Arc::new(RecordStore::new(store.clone()));
-    let embedded = Arc::new(Embedded::new(store.clone(), records, environment.clock.clone()));
+    let embedded = Arc::new(Embedded::new(store.clone(), records, environment.clone()));
     let scheduler = embedded.scheduler().clone();
     let worker = Arc::new(ActionRunner {
         store: store.clone(),

@@ -4,7 +4,6 @@
 //! goes out fits into a message that peers accept by default, digests and statuses counted. Compression happens beside
 //! the async threads, and what is decompressed is bounded by the digest, which counts towards the batch.
 
-use std::io::Read as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,14 +15,13 @@ use longshore_proto::reapi::{
 use longshore_proto::{Message as _, rpc};
 use tonic::Code;
 
+use super::compression::{decompress, smaller};
 use super::digests::{all, digest, function_of};
 use super::limits::{BATCH_BYTES_MAX, MESSAGE_BYTES_MAX};
 use crate::status::{self, Failure};
 
 const IDENTITY: i32 = compressor::Value::Identity as i32;
 const ZSTD: i32 = compressor::Value::Zstd as i32;
-/// Fast enough not to be what a transfer waits for.
-const COMPRESSION_LEVEL: i32 = 1;
 
 /// What the tag and the length of an entry take in a response, at most.
 const FIELD_BYTES_MAX: usize = 8;
@@ -119,25 +117,8 @@ fn unpack(
         return Ok((digest, entry.data.into()));
     }
     let data = decompress(&entry.data, digest.size_bytes());
-    let data = data.map_err(|reason| Failure::invalid(format!("requests[{index}].data: {reason}")))?;
+    let data = data.map_err(|error| Failure::invalid(format!("requests[{index}].data: {error}")))?;
     Ok((digest, data.into()))
-}
-
-/// The content of zstd frames, which have to be whole and `size_bytes` large together.
-fn decompress(data: &[u8], size_bytes: u64) -> Result<Vec<u8>, String> {
-    // A blob without bytes may be sent as nothing at all.
-    if data.is_empty() && size_bytes == 0 {
-        return Ok(Vec::new());
-    }
-    let mut content = Vec::new();
-    let decoder = zstd::Decoder::new(data).map_err(|error| error.to_string())?;
-    // One byte more than there may be tells whether there is more; a frame is not trusted to know its size.
-    let read = decoder.take(size_bytes.saturating_add(1)).read_to_end(&mut content);
-    read.map_err(|error| format!("is not zstd: {error}"))?;
-    if content.len() as u64 > size_bytes {
-        return Err(format!("has more than {size_bytes} bytes when it is decompressed"));
-    }
-    Ok(content)
 }
 
 /// Refuses a batch whose blobs are larger together than announced.
@@ -167,12 +148,6 @@ fn answer(digest: &Digest, content: Option<Bytes>, compress: bool) -> batch_read
         compressor,
         status: Some(status),
     }
-}
-
-/// The content as zstd, if that is less.
-fn smaller(content: &[u8]) -> Option<Vec<u8>> {
-    let compressed = zstd::bulk::compress(content, COMPRESSION_LEVEL).ok()?;
-    (compressed.len() < content.len()).then_some(compressed)
 }
 
 /// Takes the data out of those answers that no longer fit into the message.
@@ -227,7 +202,7 @@ mod tests {
         let zeros = vec![0; 1 << 20];
         let bomb = zstd::bulk::compress(&zeros, 19).unwrap();
         assert_eq!(decompress(&bomb, 1 << 20).unwrap(), zeros);
-        assert!(decompress(&bomb, 1000).unwrap_err().contains("1000"));
+        assert!(decompress(&bomb, 1000).unwrap_err().to_string().contains("1000"));
         let two_frames = [bomb.clone(), bomb.clone()].concat();
         assert_eq!(decompress(&two_frames, 2 << 20).unwrap().len(), 2 << 20);
         assert!(decompress(&two_frames, 1 << 20).is_err());

@@ -45,6 +45,7 @@ fn capabilities(blob_size_bytes_max: u64) -> reapi::ServerCapabilities {
             max_batch_total_size_bytes: BATCH_BYTES_MAX.cast_signed(),
             max_cas_blob_size_bytes: i64::try_from(blob_size_bytes_max).unwrap_or(i64::MAX),
             symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed.into(),
+            supported_compressors: vec![reapi::compressor::Value::Zstd.into()],
             supported_batch_update_compressors: vec![reapi::compressor::Value::Zstd.into()],
             ..Default::default()
         }),

@@ -11,23 +11,26 @@ const RESERVED: [&str; 7] =
 
 /// Checks the `instance_name` of a request.
 pub(super) fn check(name: &str) -> Result<(), Failure> {
+    check_in("instance_name", name)
+}
+
+/// Checks the instance name that stands in another field.
+pub(super) fn check_in(field: &str, name: &str) -> Result<(), Failure> {
     if name.is_empty() {
         return Ok(());
     }
     if name.len() > NAME_BYTES_MAX {
         let length = name.len();
         return Err(Failure::invalid(format!(
-            "instance_name: has {length} bytes, at most {NAME_BYTES_MAX} are taken"
+            "{field}: the instance name has {length} bytes, at most {NAME_BYTES_MAX} are taken"
         )));
     }
     for segment in name.split('/') {
         if segment.is_empty() {
-            return Err(Failure::invalid(format!("instance_name: {name:?} has an empty segment")));
+            return Err(Failure::invalid(format!("{field}: {name:?} has an empty segment")));
         }
         if RESERVED.contains(&segment) {
-            return Err(Failure::invalid(format!(
-                "instance_name: {name:?} has the reserved segment {segment:?}"
-            )));
+            return Err(Failure::invalid(format!("{field}: {name:?} has the reserved segment {segment:?}")));
         }
     }
     Ok(())

@@ -32,3 +32,15 @@ pub(super) const INLINE_BYTES_MAX: u64 = 1 << 20;
 pub(super) const DIRECTORIES_A_READ: usize = 256;
 /// Directories that one walk visits.
 pub(super) const DIRECTORIES_MAX: usize = 1 << 20;
+/// The base-2 logarithm of the largest zstd window that is taken: what RFC 8878 asks every decoder to support.
+pub(super) const WINDOW_LOG_MAX: u32 = 23;
+/// Beginnings of uploads that are kept for clients that come back.
+pub(super) const KEPT_UPLOADS_MAX: usize = 256;
+/// The part of the store that they may take together: one in so many.
+pub(super) const KEPT_UPLOADS_SHARE: u64 = 4;
+/// How often the clock looks at them.
+pub(super) const KEPT_LOOK_EVERY: Duration = Duration::from_mins(1);
+/// At which look one is given up.
+pub(super) const KEPT_LOOKS_MAX: u32 = 10;
+/// How long an upload may be silent; an empty message is a sign of life.
+pub(super) const SILENCE_MAX: Duration = Duration::from_mins(2);

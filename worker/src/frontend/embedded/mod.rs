@@ -10,6 +10,7 @@ mod bytestream;
 mod calls;
 mod capabilities;
 mod cas;
+mod compression;
 mod connections;
 mod digests;
 mod execution;
@@ -31,7 +32,7 @@ mod walk;
 use std::sync::Arc;
 
 use longshore_cas_store::blob::BlobStore;
-use longshore_cas_store::io::Clock;
+use longshore_cas_store::io::Environment;
 use longshore_cas_store::record::RecordStore;
 use longshore_proto::reapi;
 use tonic::Request;
@@ -49,15 +50,16 @@ pub struct Embedded {
     store: Arc<BlobStore>,
     cache: Arc<ActionCache>,
     scheduler: Arc<Scheduler>,
+    environment: Environment,
     health: HealthReporter,
 }
 
 impl Embedded {
     /// Serves from `store`, with the action cache in `records`.
-    pub fn new(store: Arc<BlobStore>, records: Arc<RecordStore>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(store: Arc<BlobStore>, records: Arc<RecordStore>, environment: Environment) -> Self {
         let cache = Arc::new(ActionCache::new(store.clone(), records));
-        let scheduler = Scheduler::new(cache.clone(), clock);
-        Self { store, cache, scheduler, health: HealthReporter::new() }
+        let scheduler = Scheduler::new(cache.clone(), environment.clock.clone());
+        Self { store, cache, scheduler, environment, health: HealthReporter::new() }
     }
 
     /// Takes no more actions, and says so to those who ask for its health; what runs goes on.

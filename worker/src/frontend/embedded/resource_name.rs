@@ -14,9 +14,20 @@ const NAME_BYTES_MAX: usize = 4096;
 pub(super) struct ResourceName {
     /// The blob.
     pub(super) digest: Digest,
+    /// In which form it travels.
+    pub(super) form: Form,
 }
 
-/// Parses `[{instance}/]blobs/[{function}/]{hash}/{size}`.
+/// The form of a blob on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Its bytes.
+    Plain,
+    /// zstd frames (`compressed-blobs/zstd`).
+    Zstd,
+}
+
+/// Parses `[{instance}/]blobs/[{function}/]{hash}/{size}`, or `compressed-blobs/{compressor}` for `blobs`.
 pub(super) fn parse_read(name: &str) -> Result<ResourceName, Failure> {
     let segments = segments(name)?;
     let start = keyword(name, &segments, &["blobs", "compressed-blobs"])?;
@@ -24,7 +35,8 @@ pub(super) fn parse_read(name: &str) -> Result<ResourceName, Failure> {
     if rest.is_empty() { Ok(resource) } else { Err(wrong(name, "has segments behind the size")) }
 }
 
-/// Parses `[{instance}/]uploads/{uuid}/blobs/[{function}/]{hash}/{size}[/{metadata}]`.
+/// Parses `[{instance}/]uploads/{uuid}/blobs/[{function}/]{hash}/{size}[/{metadata}]`, or
+/// `compressed-blobs/{compressor}` for `blobs`.
 pub(super) fn parse_write(name: &str) -> Result<ResourceName, Failure> {
     let segments = segments(name)?;
     let start = keyword(name, &segments, &["uploads"])?;
@@ -51,17 +63,20 @@ fn keyword(name: &str, segments: &[&str], keywords: &[&str]) -> Result<usize, Fa
     if start > 0 && instance_name.is_empty() {
         return Err(wrong(name, "begins with a slash"));
     }
-    instance::check(&instance_name)?;
+    instance::check_in("resource_name", &instance_name)?;
     Ok(start)
 }
 
 fn blob<'a>(name: &str, segments: &'a [&'a str]) -> Result<(ResourceName, &'a [&'a str]), Failure> {
-    let (kind, rest) = segments.split_first().ok_or_else(|| wrong(name, "names no blob"))?;
-    match *kind {
-        "blobs" => {}
-        "compressed-blobs" => return Err(wrong(name, "asks for a compressor, and none is supported")),
-        _ => return Err(wrong(name, "has no segment blobs")),
-    }
+    let (form, rest) = match segments {
+        ["blobs", rest @ ..] => (Form::Plain, rest),
+        ["compressed-blobs", "zstd", rest @ ..] => (Form::Zstd, rest),
+        ["compressed-blobs", "identity", ..] => {
+            return Err(wrong(name, "has the compressor identity: say blobs"));
+        }
+        ["compressed-blobs", ..] => return Err(wrong(name, "has a compressor that is not offered")),
+        _ => return Err(wrong(name, "has no segment blobs or compressed-blobs")),
+    };
     let named = rest.first().and_then(|segment| DigestFunction::from_name(segment));
     let (function, rest) = match named {
         Some(function) if function.is_named_in_resources() => (Some(function), &rest[1..]),
@@ -75,7 +90,7 @@ fn blob<'a>(name: &str, segments: &'a [&'a str]) -> Result<(ResourceName, &'a [&
     let wire = reapi::Digest { hash: (*hash).to_owned(), size_bytes };
     let named = function.map_or(0, |function| function.to_wire() as i32);
     let digest = digests::one(named, Some(&wire), "resource_name")?;
-    Ok((ResourceName { digest }, rest))
+    Ok((ResourceName { digest, form }, rest))
 }
 
 fn wrong(name: &str, reason: &str) -> Failure {
@@ -99,6 +114,10 @@ mod tests {
         }
         let blake3 = parse_read(&format!("blobs/blake3/{HASH}/12")).unwrap().digest;
         assert_eq!(blake3.function(), DigestFunction::Blake3);
+        let zstd = parse_read(&format!("a/compressed-blobs/zstd/blake3/{HASH}/12")).unwrap();
+        assert_eq!((zstd.digest, zstd.form), (blake3, Form::Zstd));
+        let zstd = parse_write(&format!("uploads/id/compressed-blobs/zstd/{HASH}/12/meta")).unwrap();
+        assert_eq!((zstd.digest, zstd.form), (digest, Form::Zstd));
     }
 
     #[test]
@@ -119,7 +138,12 @@ mod tests {
             "uploads/id/blobs/{}/12",
             "a//blobs/{}/12",
             "actions/blobs/{}/12",
-            "compressed-blobs/zstd/{}/12",
+            "compressed-blobs/{}/12",
+            "compressed-blobs/identity/{}/12",
+            "compressed-blobs/deflate/{}/12",
+            "compressed-blobs/ZSTD/{}/12",
+            "compressed-blobs/zstd/{}/12/more",
+            "blobs/zstd/{}/12",
         ] {
             assert!(parse_read(&name.replace("{}", HASH)).is_err(), "{name}");
         }

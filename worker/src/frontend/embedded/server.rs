@@ -175,7 +175,7 @@ impl Embedded {
             scheduler: self.scheduler.clone(),
         };
         let cas = CasService::new(self.store.clone());
-        let byte_stream = ByteStreamService::new(self.store.clone());
+        let byte_stream = ByteStreamService::new(self.store.clone(), &self.environment);
         let action_cache = ActionCacheService::new(self.cache.clone());
         let health = HealthServer::new(HealthService::from_health_reporter(self.health.clone()));
         Routes::new(ExecutionServer::new(execution.clone()).max_decoding_message_size(DECODE_BYTES_MAX))

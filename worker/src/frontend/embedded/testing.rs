@@ -19,24 +19,25 @@ const LIMIT_BYTES: u64 = 64 << 20;
 pub(super) struct Fixture {
     pub(super) store: Arc<BlobStore>,
     pub(super) records: Arc<RecordStore>,
+    pub(super) environment: Environment,
     _root: StoreRoot,
     _folder: tempfile::TempDir,
 }
 
 impl Fixture {
     pub(super) fn new() -> Self {
+        Self::with_clock(Arc::new(Tokio))
+    }
+
+    pub(super) fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = StoreRoot::claim(&folder.path().join("root")).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let environment = Environment {
-            io: IoPool::new(Arc::new(pool)),
-            executor: Arc::new(Tokio),
-            clock: Arc::new(Tokio),
-        };
+        let environment = Environment { io: IoPool::new(Arc::new(pool)), executor: Arc::new(Tokio), clock };
         let options = StoreOptions { size_bytes_max: LIMIT_BYTES };
-        let (store, _) = BlobStore::open(&root, options, environment).unwrap();
+        let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let records = Arc::new(RecordStore::new(store.clone()));
-        Self { store, records, _root: root, _folder: folder }
+        Self { store, records, environment, _root: root, _folder: folder }
     }
 
     pub(super) async fn put(&self, data: &[u8]) -> Digest {
