@@ -1,6 +1,7 @@
 //! Integration tests, one binary.
 
 mod architecture;
+mod hostile;
 mod life;
 mod remote;
 mod standalone;

@@ -44,3 +44,11 @@ pub(super) const KEPT_LOOK_EVERY: Duration = Duration::from_mins(1);
 pub(super) const KEPT_LOOKS_MAX: u32 = 10;
 /// How long an upload may be silent; an empty message is a sign of life.
 pub(super) const SILENCE_MAX: Duration = Duration::from_mins(2);
+/// The headers of one call, as HTTP/2 counts them.
+pub(super) const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Calls on one connection that the peer has reset before they were accepted.
+pub(super) const PENDING_RESETS_MAX: usize = 1_000;
+/// After this long without a word the peer of a connection is asked whether it is still there.
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
+/// How long its answer may take before the connection is closed.
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_mins(1);

@@ -28,7 +28,10 @@ use super::capabilities::CapabilitiesService;
 use super::cas::CasService;
 use super::connections::incoming;
 use super::execution::ExecutionService;
-use super::limits::{CONNECTION_WINDOW_BYTES, DECODE_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use super::limits::{
+    CONNECTION_WINDOW_BYTES, DECODE_BYTES_MAX, HEADER_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    PENDING_RESETS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+};
 use super::panics::PanicLayer;
 
 /// Where to listen: `ADDR:PORT` or `unix:PATH`.
@@ -156,7 +159,11 @@ impl Embedded {
             .layer(PanicLayer)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_MAX);
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
         let router = server.add_routes(self.routes());
         match listener.socket {
             Socket::Tcp(listener) => {
