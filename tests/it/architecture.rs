@@ -16,21 +16,41 @@ const CRATES: [(&str, &[&str]); 3] = [
 ];
 
 /// The rooms of `worker`, each with those that it may import. A room that is not named here fails the test.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("materialize", &[]),
     ("output", &[]),
-    ("remote", &[]),
+    ("connect", &[]),
+    ("remote", &["connect"]),
     ("run", &[]),
     ("status", &["action", "materialize", "output", "run"]),
     ("action", &["materialize", "output", "remote", "run", "status"]),
-    ("frontend", &["action", "status"]),
+    ("frontend", &["action", "connect", "status"]),
     ("environment", &[]),
-    ("cli", &["frontend"]),
-    ("status_line", &["frontend"]),
-    ("memory", &["frontend"]),
+    ("config", &["connect"]),
+    ("cli", &["config", "frontend"]),
+    ("status_line", &[]),
+    ("memory", &[]),
+    ("signals", &[]),
+    ("machine", &["action", "config", "environment", "materialize", "run", "status_line"]),
     (
         "standalone",
-        &["action", "cli", "environment", "frontend", "materialize", "memory", "run", "status_line"],
+        &["action", "cli", "environment", "frontend", "machine", "memory", "signals", "status_line"],
+    ),
+    (
+        "cluster",
+        &[
+            "action",
+            "cli",
+            "config",
+            "connect",
+            "environment",
+            "frontend",
+            "machine",
+            "memory",
+            "remote",
+            "signals",
+            "status_line",
+        ],
     ),
 ];
 

@@ -5,13 +5,18 @@
 
 pub mod action;
 pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod connect;
 pub mod environment;
 pub mod frontend;
+mod machine;
 pub mod materialize;
 mod memory;
 pub mod output;
 pub mod remote;
 pub mod run;
+mod signals;
 pub mod standalone;
 pub mod status;
 pub mod status_line;

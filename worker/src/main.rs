@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use longshore_worker::cli::Cli;
-use longshore_worker::{run, standalone, status_line};
+use longshore_worker::cli::{self, Cli};
+use longshore_worker::environment::Threads;
+use longshore_worker::{cluster, config, run, standalone, status_line};
 use nix::sys::stat::{Mode, umask};
 
 fn main() -> ExitCode {
@@ -24,12 +25,27 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     // Modes are given where files are created, in full.
     umask(Mode::empty());
     status_line::start_logging()?;
-    let prepared = standalone::prepare(cli)?;
-    let threads = prepared.threads();
+    match cli.mode {
+        None => {
+            let prepared = standalone::prepare(cli.standalone)?;
+            run_on(prepared.threads(), standalone::run(prepared))
+        }
+        Some(cli::Mode::Worker(args)) if args.print_config => {
+            std::io::stdout().write_all(config::REFERENCE.as_bytes())?;
+            Ok(())
+        }
+        Some(cli::Mode::Worker(args)) => {
+            let prepared = cluster::prepare(args)?;
+            run_on(prepared.threads(), cluster::run(prepared))
+        }
+    }
+}
+
+fn run_on(threads: Threads, mode: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.runtime)
         .max_blocking_threads(threads.blocking)
         .enable_all()
         .build()?;
-    runtime.block_on(standalone::run(prepared))
+    runtime.block_on(mode)
 }

@@ -8,20 +8,18 @@ use std::time::Duration;
 
 use longshore_cas_store::io::{Clock, IoPool};
 
-use crate::frontend::embedded::Scheduler;
-
 /// How often the figure is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Growth since memory was last given back that makes it worth giving back again.
 const GROWTH_BYTES_MIN: u64 = 2 << 20;
 
 /// Gives memory back whenever no action runs and there is something to give; ends with the process.
-pub(crate) async fn give_back(scheduler: Arc<Scheduler>, io: IoPool, clock: Arc<dyn Clock>) {
+pub(crate) async fn give_back(is_idle: impl Fn() -> bool, io: IoPool, clock: Arc<dyn Clock>) {
     let mut settled_bytes = resident_bytes();
     loop {
         clock.sleep(LOOK_EVERY).await;
         let has_grown = resident_bytes() > settled_bytes.saturating_add(GROWTH_BYTES_MIN);
-        if has_grown && scheduler.stats().running == 0 {
+        if has_grown && is_idle() {
             // It takes milliseconds, which the threads of the wire do not have.
             io.run(trim).await;
             settled_bytes = resident_bytes();

@@ -1,15 +1,12 @@
 //! The line at the bottom of a terminal that says what longshore is doing, and logs that do not tear it.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use longshore_cas_store::blob::BlobStore;
 use tracing_subscriber::EnvFilter;
-
-use crate::frontend::embedded::Scheduler;
 
 /// How often the line is drawn anew.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -22,7 +19,8 @@ pub(crate) struct StatusLine {
 }
 
 impl StatusLine {
-    pub(crate) fn start(scheduler: Arc<Scheduler>, store: Arc<BlobStore>) -> Self {
+    /// Shows what `text` says, again and again.
+    pub(crate) fn start(text: impl Fn() -> String + Send + 'static) -> Self {
         if !io::stderr().is_terminal() {
             return Self { task: None };
         }
@@ -35,12 +33,7 @@ impl StatusLine {
             let mut ticks = tokio::time::interval(REFRESH);
             loop {
                 ticks.tick().await;
-                let actions = scheduler.stats();
-                let stored = size(store.stats().size_bytes);
-                bar.set_message(format!(
-                    "{} running, {} queued, {} done, {} cache hits, {stored} stored",
-                    actions.running, actions.queued, actions.done, actions.cache_hits
-                ));
+                bar.set_message(text());
                 bar.tick();
             }
         });

@@ -33,6 +33,7 @@ impl<'a> Assigned<'a> {
         let prepared = context.unless_cancelled(make_root(&context, assignment)).await?;
         journal.fetched();
         let (action, command, root) = prepared;
+        journal.may_cache(action.may_cache);
         Ok(Prepared { context, command, timeout: action.timeout, root })
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct CheckedAction {
     pub(super) input_root: Digest,
     /// How long the command may run; nothing for no bound.
     pub(super) timeout: Option<Duration>,
+    /// Whether its result may be given to others.
+    pub(super) may_cache: bool,
 }
 
 impl CheckedAction {
@@ -39,6 +41,7 @@ impl CheckedAction {
             command: digest("command_digest", action.command_digest.as_ref())?,
             input_root: digest("input_root_digest", action.input_root_digest.as_ref())?,
             timeout: timeout(action, options)?,
+            may_cache: !action.do_not_cache,
         })
     }
 }

@@ -53,6 +53,7 @@ pub(super) struct Journal {
     latest: SystemTime,
     exit_code: Option<i32>,
     notes: Vec<String>,
+    may_cache: bool,
 }
 
 impl Journal {
@@ -68,7 +69,7 @@ impl Journal {
             ..Default::default()
         };
         let progress = assignment.progress.clone();
-        Self { clock, progress, metadata, latest: now, exit_code: None, notes: Vec::new() }
+        Self { clock, progress, metadata, latest: now, exit_code: None, notes: Vec::new(), may_cache: false }
     }
 
     pub(super) fn fetching(&mut self) {
@@ -104,6 +105,16 @@ impl Journal {
 
     pub(super) fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
+    }
+
+    /// Its Action says whether the result may be given to others.
+    pub(super) fn may_cache(&mut self, may_cache: bool) {
+        self.may_cache = may_cache;
+    }
+
+    /// Whether the result may be given to others, as far as its Action goes.
+    pub(super) fn is_cacheable(&self) -> bool {
+        self.may_cache
     }
 
     /// The exit code, if the command came to an end.

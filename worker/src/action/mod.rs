@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use journal::Leftovers;
 pub use runner::{ActionOptions, ActionRunner, Executed};
-pub use sink::{LocalSink, OutputSink, UploadError};
+pub use sink::{LocalSink, OutputSink, ResultSink, UploadError};
 
 /// An action that a scheduler gave to this worker.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_cas_store::blob::BlobStore;
-use longshore_cas_store::digest::DigestFunction;
+use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::{Clock, IoPool};
 use longshore_cas_store::source::BlobSource;
 use longshore_cas_store::tree_cache::DirectoryCache;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assigned::Assigned;
 use super::journal::{Journal, Leftovers};
-use super::sink::OutputSink;
+use super::sink::{OutputSink, ResultSink};
 use super::uploaded::Uploaded;
 use super::{Assignment, Inline};
 use crate::materialize::Materializer;
@@ -59,6 +59,8 @@ pub struct ActionRunner {
     pub runner: Arc<dyn Runner>,
     /// Where clients read outputs.
     pub sink: Arc<dyn OutputSink>,
+    /// Where clients find results, if this worker has to write them.
+    pub results: Option<Arc<dyn ResultSink>>,
     /// Threads for system calls.
     pub io: IoPool,
     /// The time.
@@ -104,8 +106,14 @@ impl ActionRunner {
     /// Takes an action through its life. It never fails: what goes wrong is the response's status.
     pub async fn execute(&self, assignment: Assignment) -> Executed {
         let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
+        let action = assignment.action_digest;
         let outcome = self.live(assignment, &mut journal).await;
-        end(journal, outcome)
+        let may_cache = journal.is_cacheable();
+        let executed = end(journal, outcome);
+        if let Some(results) = self.results.as_ref().filter(|_| may_cache) {
+            publish(results.as_ref(), &action, &executed.response).await;
+        }
+        executed
     }
 
     async fn live(&self, assignment: Assignment, journal: &mut Journal) -> Result<Uploaded, Failure> {
@@ -113,6 +121,18 @@ impl ActionRunner {
         let ran = prepared.run(journal).await?;
         let collected = ran.collect(journal).await?;
         collected.upload(journal).await
+    }
+}
+
+/// Writes a result that others may be given: of a command that succeeded.
+async fn publish(results: &dyn ResultSink, action: &Digest, response: &reapi::ExecuteResponse) {
+    let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
+    let Some(result) = response.result.as_ref().filter(|result| is_ok && result.exit_code == 0) else {
+        return;
+    };
+    if let Err(error) = results.put(action, result.clone()).await {
+        // The client gets its result all the same; only the next one has to run it again.
+        tracing::warn!("cannot cache the result: {error}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use futures::future::BoxFuture;
 use longshore_cas_store::blob::BlobPin;
+use longshore_cas_store::digest::Digest;
+use longshore_proto::reapi;
 
 use crate::remote::{Remote, RemoteError};
 
@@ -9,6 +11,16 @@ use crate::remote::{Remote, RemoteError};
 pub trait OutputSink: Send + Sync + 'static {
     /// Completes when every blob of `pins` is where clients read it; uploads what is not.
     fn upload<'a>(&'a self, pins: &'a [BlobPin]) -> BoxFuture<'a, Result<(), UploadError>>;
+}
+
+/// The action cache that clients look into, where it is the worker that writes it.
+pub trait ResultSink: Send + Sync + 'static {
+    /// Writes the result of `action`, whose outputs were uploaded.
+    fn put<'a>(
+        &'a self,
+        action: &'a Digest,
+        result: reapi::ActionResult,
+    ) -> BoxFuture<'a, Result<(), UploadError>>;
 }
 
 /// Why outputs could not be uploaded.
@@ -49,6 +61,16 @@ impl OutputSink for Remote {
     }
 }
 
+impl ResultSink for Remote {
+    fn put<'a>(
+        &'a self,
+        action: &'a Digest,
+        result: reapi::ActionResult,
+    ) -> BoxFuture<'a, Result<(), UploadError>> {
+        Box::pin(async move { Ok(self.update_action_result(action, result).await?) })
+    }
+}
+
 impl From<RemoteError> for UploadError {
     fn from(error: RemoteError) -> Self {
         match error {
@@ -59,7 +81,7 @@ impl From<RemoteError> for UploadError {
                 Self::Refused { origin, reason: format!("{operation}: {reason}") }
             }
             // What is wrong on our side can be right on another worker's.
-            error @ (RemoteError::Configuration { .. } | RemoteError::Store(_)) => {
+            error @ (RemoteError::Configuration(_) | RemoteError::Store(_)) => {
                 Self::Unavailable { origin: "this worker".to_owned(), reason: error.to_string() }
             }
         }

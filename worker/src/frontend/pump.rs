@@ -4,39 +4,70 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use longshore_proto::reapi;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tracing::Instrument as _;
 
 use super::WorkSource;
 use crate::action::{ActionRunner, Assignment, Executed, Leftovers};
 use crate::status::Failure;
 
-/// Runs what `source` yields, `slots` actions at once.
+/// When an action that was stopped with its worker may be tried again: somewhere else, at once.
+const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How many actions run at once, from whatever source they come.
+#[derive(Debug)]
+pub struct Slots {
+    free: Semaphore,
+    jobs: usize,
+    stopped: CancellationToken,
+}
+
+impl Slots {
+    /// Room for `jobs` actions.
+    pub fn new(jobs: usize) -> Arc<Self> {
+        Arc::new(Self { free: Semaphore::new(jobs), jobs, stopped: CancellationToken::new() })
+    }
+
+    /// How many actions run now.
+    pub fn running(&self) -> usize {
+        self.jobs - self.free.available_permits()
+    }
+
+    /// Stops everything that runs or waits for room; the schedulers hear that a retry elsewhere can help.
+    pub fn stop(&self) {
+        self.stopped.cancel();
+    }
+}
+
+/// Runs what `source` yields: up to `capacity` assignments are taken on at once, and run as there is room.
 ///
-/// Ends when `source` does. When `drain` fires, no more is taken on, and it ends with the last running action;
-/// what must not be waited for is cancelled through the assignments.
+/// Ends when `source` does.
 pub async fn pump(
     source: Arc<dyn WorkSource>,
     worker: Arc<ActionRunner>,
-    slots: usize,
-    drain: CancellationToken,
+    capacity: usize,
+    slots: Arc<Slots>,
 ) {
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..slots {
-        tasks.spawn(serve_slot(source.clone(), worker.clone(), drain.clone()));
+    let mut tasks = JoinSet::new();
+    for _ in 0..capacity {
+        tasks.spawn(serve(source.clone(), worker.clone(), slots.clone()));
     }
     tasks.join_all().await;
 }
 
-async fn serve_slot(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, drain: CancellationToken) {
-    while let Some(Some(assignment)) = drain.run_until_cancelled(source.next()).await {
+async fn serve(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, slots: Arc<Slots>) {
+    while let Some(assignment) = source.next().await {
         let span = assignment.span();
         let work = async {
             let operation = assignment.operation.clone();
-            let Executed { response, leftovers } = execute(&worker, assignment).await;
+            let Executed { response, leftovers } = run(&worker, &slots, assignment).await;
             source.complete(operation, response).await;
             leftovers
         };
@@ -44,6 +75,31 @@ async fn serve_slot(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, drai
         // The folder is torn down only now, off the async threads, which renaming and unpinning would hold up.
         worker.io.spawn(move || drop(leftovers));
     }
+}
+
+/// Runs an assignment when there is room; one that is cancelled before needs none.
+async fn run(worker: &ActionRunner, slots: &Slots, assignment: Assignment) -> Executed {
+    let cancelled = assignment.cancelled.clone();
+    let execution = async {
+        let _place = cancelled.run_until_cancelled(slots.free.acquire()).await;
+        execute(worker, assignment).await
+    };
+    tokio::pin!(execution);
+    let mut executed = tokio::select! {
+        executed = &mut execution => return executed,
+        () = slots.stopped.cancelled() => {
+            cancelled.cancel();
+            execution.await
+        }
+    };
+    let is_cancelled =
+        executed.response.status.as_ref().is_some_and(|status| status.code == Code::Cancelled as i32);
+    if is_cancelled {
+        // Nobody cancelled it who wanted it, and somewhere else it can run.
+        let stopped = Failure::unavailable("the worker is shutting down", STOPPED_RETRY_DELAY);
+        executed.response.status = Some(stopped.to_rpc());
+    }
+    executed
 }
 
 async fn execute(worker: &ActionRunner, assignment: Assignment) -> Executed {

@@ -16,12 +16,11 @@ use tonic::metadata::{Binary, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::channel;
 use super::error::{RemoteError, reason};
 use super::limits::ServerLimits;
 use super::options::RemoteOptions;
 use super::retry::{Attempts, Budget, Kind, kind};
-use super::token::Token;
+use crate::connect::Link;
 
 /// The header that says on whose behalf a call is made.
 const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
@@ -57,10 +56,8 @@ pub(super) struct Caller {
 }
 
 struct Server {
-    origin: String,
     instance_name: String,
-    channel: Channel,
-    token: Option<Token>,
+    link: Link,
     clock: Arc<dyn Clock>,
     budget: Budget,
     outage_max: Duration,
@@ -72,10 +69,8 @@ struct Server {
 impl Caller {
     pub(super) fn open(options: &RemoteOptions, clock: Arc<dyn Clock>) -> Result<Self, RemoteError> {
         let server = Server {
-            origin: options.endpoint.clone(),
             instance_name: options.instance_name.clone(),
-            channel: channel::open(options)?,
-            token: options.token_file.as_deref().map(|path| Token::new(path, clock.clone())),
+            link: Link::open(&options.endpoint, &options.tls, options.token_file.as_deref(), clock.clone())?,
             clock,
             budget: Budget::new(),
             outage_max: options.outage_max,
@@ -96,7 +91,7 @@ impl Caller {
     }
 
     pub(super) fn origin(&self) -> &str {
-        &self.server.origin
+        self.server.link.origin()
     }
 
     pub(super) fn instance_name(&self) -> String {
@@ -112,16 +107,16 @@ impl Caller {
     }
 
     pub(super) fn cas(&self) -> ContentAddressableStorageClient<Channel> {
-        let client = ContentAddressableStorageClient::new(self.server.channel.clone());
+        let client = ContentAddressableStorageClient::new(self.server.link.channel());
         client.max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     pub(super) fn byte_stream(&self) -> ByteStreamClient<Channel> {
-        ByteStreamClient::new(self.server.channel.clone()).max_decoding_message_size(DECODE_BYTES_MAX)
+        ByteStreamClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {
-        ActionCacheClient::new(self.server.channel.clone()).max_decoding_message_size(DECODE_BYTES_MAX)
+        ActionCacheClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// What the server can do: asked before anything else, once.
@@ -129,7 +124,7 @@ impl Caller {
         let ask = || async {
             let request = reapi::GetCapabilitiesRequest { instance_name: self.instance_name() };
             let ask = || {
-                let mut client = CapabilitiesClient::new(self.server.channel.clone());
+                let mut client = CapabilitiesClient::new(self.server.link.channel());
                 let send = |request| async move { client.get_capabilities(request).await };
                 self.unary(request.clone(), send)
             };
@@ -160,12 +155,8 @@ impl Caller {
 
     /// A request with the headers that all have.
     pub(super) async fn request<Q>(&self, message: Q) -> Result<Request<Q>, Status> {
-        let mut request = Request::new(message);
-        let headers = request.metadata_mut();
-        headers.insert_bin(METADATA_HEADER, self.on_behalf_of.0.clone());
-        if let Some(token) = &self.server.token {
-            headers.insert("authorization", token.header().await?);
-        }
+        let mut request = self.server.link.request(message).await?;
+        request.metadata_mut().insert_bin(METADATA_HEADER, self.on_behalf_of.0.clone());
         Ok(request)
     }
 
@@ -207,7 +198,7 @@ impl Caller {
 
     /// The error of a call that is not made again.
     pub(super) fn error(&self, operation: &'static str, status: &Status) -> RemoteError {
-        let (origin, reason) = (self.server.origin.clone(), reason(status));
+        let (origin, reason) = (self.origin().to_owned(), reason(status));
         match kind(status).0 {
             Kind::Lasting => RemoteError::Refused { operation, origin, code: status.code(), reason },
             Kind::Outage | Kind::Passing => RemoteError::Unavailable { operation, origin, reason },
@@ -216,11 +207,11 @@ impl Caller {
 
     /// The error of a fetch whose call is not made again.
     pub(super) fn unavailable(&self, reason: &impl ToString) -> FetchError {
-        FetchError::Unavailable { origin: self.server.origin.clone(), reason: reason.to_string() }
+        FetchError::Unavailable { origin: self.origin().to_owned(), reason: reason.to_string() }
     }
 
     /// The error of a fetch that brought other bytes.
     pub(super) fn corrupt(&self, reason: &impl ToString) -> FetchError {
-        FetchError::Corrupt { origin: self.server.origin.clone(), reason: reason.to_string() }
+        FetchError::Corrupt { origin: self.origin().to_owned(), reason: reason.to_string() }
     }
 }

@@ -3,17 +3,14 @@
 use longshore_cas_store::blob::StoreError;
 use tonic::{Code, Status};
 
+use crate::connect::ConnectError;
+
 /// Why a call was in vain. Everything that a retry could help was retried already.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RemoteError {
     /// What is configured makes no client.
-    #[error("cannot use {what}: {reason}")]
-    Configuration {
-        /// The option and its value.
-        what: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Configuration(#[from] ConnectError),
     /// The server could not be reached or answered with a fault of its own; another try later can help.
     #[error("{operation}: {origin} is unavailable: {reason}")]
     Unavailable {
@@ -47,7 +44,7 @@ impl RemoteError {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Unavailable { .. } => Some(Code::Unavailable),
-            Self::Configuration { .. } | Self::Store(_) => None,
+            Self::Configuration(_) | Self::Store(_) => None,
         }
     }
 }

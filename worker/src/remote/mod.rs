@@ -1,6 +1,6 @@
 //! The client of a CAS and an action cache that belong to someone else: the cold path.
 //!
-//! The rooms: [`channel`], [`token`] and [`call`] reach the server; [`retry`] says what is tried again, [`limits`] what
+//! The rooms: [`call`] reaches the server, over a [`crate::connect::Link`]; [`retry`] says what is tried again, [`limits`] what
 //! the server can do, [`names`] how its blobs are called. Downloads go through one [`queue`] for the whole worker, whose
 //! requests in flight are bounded by a [`window`]; [`fetch`] takes from it, [`batch`] and [`stream`] do the reading,
 //! [`frames`] unpack what
@@ -12,12 +12,12 @@
 //!
 //! The module does not know actions, schedulers or where a tree stands on the disk.
 //!
-//! *Locking*: the queue, the window, the memory and the token each have a lock of their own, held for changes in memory.
+//! *Locking*: the queue, the window and the memory each have a lock of their own, held for changes in memory.
 
 mod action_cache;
+mod any;
 mod batch;
 mod call;
-mod channel;
 mod error;
 mod fetch;
 mod frames;
@@ -29,7 +29,6 @@ mod prefetch;
 mod queue;
 mod retry;
 mod stream;
-mod token;
 mod tree;
 mod upload;
 mod window;
@@ -44,9 +43,10 @@ use longshore_cas_store::io::Environment;
 use longshore_proto::reapi;
 use tokio::sync::Semaphore;
 
+pub use any::AnySource;
 pub use error::RemoteError;
 pub use known::KnownStats;
-pub use options::{RemoteOptions, TlsOptions};
+pub use options::RemoteOptions;
 pub use prefetch::{Prefetched, Prefetcher, SpeculationLimits};
 
 use call::{Caller, OnBehalfOf};

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::connect::TlsOptions;
+
 /// Where a remote CAS is and how to behave towards it.
 #[derive(Clone, Debug)]
 pub struct RemoteOptions {
@@ -22,17 +24,6 @@ pub struct RemoteOptions {
     pub outage_max: Duration,
     /// How long it is believed that the server has a blob which it had.
     pub known_age_max: Duration,
-}
-
-/// Who is trusted, and who we are.
-#[derive(Clone, Debug, Default)]
-pub struct TlsOptions {
-    /// A PEM file with the certificates of authorities; without one, those that the system trusts.
-    pub authorities: Option<PathBuf>,
-    /// PEM files with our certificate chain and its key, for servers that ask for one.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name in the server's certificate, where it is not the endpoint's host.
-    pub server_name: Option<String>,
 }
 
 impl RemoteOptions {

@@ -4,7 +4,6 @@
 //! has run. Other passing faults have a number of attempts each, and a budget that all calls share: a server that
 //! fails every call hears at most a few times more of them. What is the request's own fault is never repeated.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, SystemTime};
 
 use longshore_proto::error_details::{Detail as _, RetryInfo};
@@ -12,12 +11,12 @@ use longshore_proto::{Message as _, rpc, time};
 use parking_lot::Mutex;
 use tonic::{Code, Status};
 
+use crate::connect::Backoff;
+
 /// Attempts at a call that fails with anything but an outage.
 const ATTEMPTS_MAX: u32 = 5;
-/// The first pause; each later one is twice as long.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The pauses between attempts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
 /// Retries that calls may use up before successes earn new ones.
 const BUDGET_MAX: f64 = 100.0;
 /// What a success earns.
@@ -85,17 +84,17 @@ pub(super) struct Attempts<'b> {
     outage_since: Option<SystemTime>,
     failed: u32,
     /// Failures in a row, of any kind.
-    row: u32,
+    backoff: Backoff,
 }
 
 impl<'b> Attempts<'b> {
     pub(super) fn new(budget: &'b Budget, outage_max: Duration) -> Self {
-        Self { budget, outage_max, outage_since: None, failed: 0, row: 0 }
+        Self { budget, outage_max, outage_since: None, failed: 0, backoff: BACKOFF }
     }
 
     /// The call has come on: what failed before was another fault.
     pub(super) fn progressed(&mut self) {
-        (self.outage_since, self.failed, self.row) = (None, 0, 0);
+        (self.outage_since, self.failed, self.backoff) = (None, 0, BACKOFF);
     }
 
     /// The call has succeeded.
@@ -117,18 +116,9 @@ impl<'b> Attempts<'b> {
             }
             Kind::Lasting => false,
         };
-        let pause = pause(self.row);
-        self.row += 1;
+        let pause = self.backoff.failed();
         may.then(|| delay.map_or(pause, |delay| delay.min(self.outage_max)))
     }
-}
-
-/// The pause after so many failures: between half and all of its bound, so that clients do not march in step.
-fn pause(row: u32) -> Duration {
-    let bound = PAUSE_FIRST.saturating_mul(1 << row.min(16)).min(PAUSE_MAX);
-    let noise = RandomState::new().hash_one(row) % 1024;
-    let noise = u32::try_from(noise).expect("below 1024");
-    bound / 2 + bound / 2 * noise / 1024
 }
 
 #[cfg(test)]
@@ -175,7 +165,7 @@ mod tests {
         let gone = Status::unavailable("");
         for second in 0..300 {
             let pause = attempts.failed(&gone, start() + Duration::from_secs(second));
-            assert!(pause.is_some_and(|pause| pause <= PAUSE_MAX), "after {second} s");
+            assert!(pause.is_some_and(|pause| pause <= Duration::from_secs(10)), "after {second} s");
         }
         assert_eq!(attempts.failed(&gone, start() + Duration::from_mins(5)), None);
     }

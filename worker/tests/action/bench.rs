@@ -95,6 +95,7 @@ impl Bench {
             materializer: Arc::new(materializer),
             runner: wrap(spawner),
             sink: Arc::new(LocalSink),
+            results: None,
             io,
             clock,
             options: ActionOptions { worker: "bench".to_owned(), ..ActionOptions::default() },

@@ -210,6 +210,15 @@ impl WorkSource for Scheduler {
             tell(&told, response);
         })
     }
+
+    fn drain(&self) {
+        self.close();
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        // Clients are the server's; it lets them go.
+        Box::pin(std::future::ready(()))
+    }
 }
 
 fn tell(operations: &[Arc<Operation>], response: reapi::ExecuteResponse) {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::error::RemoteError;
-use super::options::{RemoteOptions, TlsOptions};
+use super::{ConnectError, TlsOptions};
 
 /// How long a connection attempt may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -22,15 +21,12 @@ const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
 /// A channel that connects when it is first used, and again whenever it must.
-pub(super) fn open(options: &RemoteOptions) -> Result<Channel, RemoteError> {
-    let wrong = |reason: String| RemoteError::Configuration {
-        what: format!("endpoint {:?}", options.endpoint),
-        reason,
-    };
-    let (uri, is_secure) = uri(&options.endpoint).map_err(&wrong)?;
+pub(super) fn open(address: &str, options: &TlsOptions) -> Result<Channel, ConnectError> {
+    let wrong = |reason: String| ConnectError { what: format!("endpoint {address:?}"), reason };
+    let (uri, is_secure) = uri(address).map_err(&wrong)?;
     let mut endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(error.to_string()))?;
     if is_secure {
-        endpoint = endpoint.tls_config(tls(&options.tls)?).map_err(|error| wrong(error.to_string()))?;
+        endpoint = endpoint.tls_config(tls(options)?).map_err(|error| wrong(error.to_string()))?;
     }
     // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
     let endpoint = endpoint
@@ -44,6 +40,16 @@ pub(super) fn open(options: &RemoteOptions) -> Result<Channel, RemoteError> {
     Ok(endpoint.connect_lazy())
 }
 
+/// Whether that is an endpoint, and whether it means TLS.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn is_secure(endpoint: &str) -> Result<bool, String> {
+    let (uri, is_secure) = uri(endpoint)?;
+    Endpoint::from_shared(uri).map_err(|error| error.to_string())?;
+    Ok(is_secure)
+}
+
 /// The URI that tonic understands, and whether it means TLS.
 fn uri(endpoint: &str) -> Result<(String, bool), String> {
     let (scheme, rest) = endpoint.split_once(':').ok_or_else(|| "it has no scheme".to_owned())?;
@@ -55,7 +61,7 @@ fn uri(endpoint: &str) -> Result<(String, bool), String> {
     }
 }
 
-fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, RemoteError> {
+fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, ConnectError> {
     let mut config = ClientTlsConfig::new();
     config = match &options.authorities {
         Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
@@ -70,11 +76,9 @@ fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, RemoteError> {
     Ok(config)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RemoteError> {
-    std::fs::read(path).map_err(|error| RemoteError::Configuration {
-        what: format!("file {}", path.display()),
-        reason: error.to_string(),
-    })
+fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    std::fs::read(path)
+        .map_err(|error| ConnectError { what: format!("file {}", path.display()), reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -92,8 +96,7 @@ mod tests {
 
     #[test]
     fn a_certificate_that_cannot_be_read_is_named() {
-        let mut options = RemoteOptions::new("grpcs://localhost:1");
-        options.tls.authorities = Some("/nowhere/ca.pem".into());
-        assert!(open(&options).unwrap_err().to_string().contains("/nowhere/ca.pem"));
+        let options = TlsOptions { authorities: Some("/nowhere/ca.pem".into()), ..TlsOptions::default() };
+        assert!(open("grpcs://localhost:1", &options).unwrap_err().to_string().contains("/nowhere/ca.pem"));
     }
 }

@@ -1,0 +1,240 @@
+//! The worker mode, wired: actions from schedulers elsewhere, blobs from and to their clients' CAS.
+//!
+//! Everything of this machine is shared by all schedulers: the store, the input trees, and the slots that actions run
+//! in. What differs is where an action's blobs come from and where its outputs go: each scheduler names a CAS, and
+//! those that name the same one share its client.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use longshore_cas_store::blob::BlobStore;
+use longshore_cas_store::io::Environment;
+use tokio::task::JoinSet;
+
+use crate::action::ResultSink;
+use crate::cli::WorkerArgs;
+use crate::config::{CasConfig, Config, Jobs, Kind, SchedulerConfig};
+use crate::connect::Link;
+use crate::environment::Threads;
+use crate::frontend::{SchedulerOptions, Slots, WorkSource, pump};
+use crate::machine::{Claimed, Machine, host_name};
+use crate::memory::give_back;
+use crate::remote::{AnySource, Remote, RemoteOptions};
+use crate::signals::Signals;
+use crate::status_line::{StatusLine, say, size};
+
+/// How long schedulers may take to hear that this worker leaves.
+const FAREWELL_MAX: Duration = Duration::from_secs(10);
+/// How long actions that were stopped may take to end, and their results to be delivered.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// The file in the root that keeps the worker's own part of its name.
+const ID_FILE: &str = "worker-id";
+
+/// What has to be done while the process has one thread.
+pub struct Prepared {
+    schedulers: Vec<SchedulerConfig>,
+    name: String,
+    claimed: Claimed,
+}
+
+impl Prepared {
+    /// The threads that are to be started.
+    pub fn threads(&self) -> Threads {
+        self.claimed.threads
+    }
+}
+
+/// Reads the configuration, claims the root, decides who actions run as, and starts the helper process.
+pub fn prepare(args: WorkerArgs) -> anyhow::Result<Prepared> {
+    let path = args.config.context("there is no configuration: say which with --config")?;
+    let Config { worker, schedulers } = Config::read(&path)?;
+    let claimed = Claimed::claim(args.machine.or(worker))?;
+    let name = match &claimed.options.name {
+        Some(name) => name.clone(),
+        None => own_name(&claimed)?,
+    };
+    Ok(Prepared { schedulers, name, claimed })
+}
+
+/// The machine's name, and an id that tells the workers of one machine apart and outlives a restart.
+fn own_name(claimed: &Claimed) -> anyhow::Result<String> {
+    let path = claimed.root().join(ID_FILE);
+    let id = match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => id.trim().to_owned(),
+        _ => {
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
+            id
+        }
+    };
+    Ok(format!("{}-{id}", host_name()))
+}
+
+/// The clients of the CASes that the configuration names, each once.
+#[derive(Default)]
+struct Remotes(Vec<(CasConfig, Remote)>);
+
+impl Remotes {
+    fn open(
+        schedulers: &[SchedulerConfig],
+        store: &Arc<BlobStore>,
+        environment: &Environment,
+    ) -> anyhow::Result<Self> {
+        let mut remotes = Self::default();
+        for cas in schedulers.iter().map(SchedulerConfig::cas) {
+            if remotes.find(&cas).is_some() {
+                continue;
+            }
+            let options = RemoteOptions {
+                instance_name: cas.instance_name.clone().unwrap_or_default(),
+                tls: cas.tls.options(),
+                token_file: cas.token_file.clone(),
+                compression: cas.compression,
+                ..RemoteOptions::new(&cas.endpoint.get_ref().uri)
+            };
+            let remote = Remote::new(&options, store.clone(), environment.clone())?;
+            remotes.0.push((cas, remote));
+        }
+        Ok(remotes)
+    }
+
+    fn find(&self, cas: &CasConfig) -> Option<&Remote> {
+        self.0.iter().find(|(known, _)| known == cas).map(|(_, remote)| remote)
+    }
+
+    fn of(&self, scheduler: &SchedulerConfig) -> Remote {
+        self.find(&scheduler.cas()).expect("each was opened").clone()
+    }
+
+    /// All of them, as the source of input trees.
+    fn source(&self) -> AnySource {
+        AnySource::new(self.0.iter().map(|(_, remote)| Arc::new(remote.clone()) as _).collect())
+    }
+}
+
+/// Runs until a signal stops it.
+pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { schedulers, name, claimed } = prepared;
+    let mut remotes = Remotes::default();
+    let machine = Machine::open(claimed, |store, environment| {
+        remotes = Remotes::open(&schedulers, store, environment)?;
+        Ok(remotes.source())
+    })
+    .await?;
+    let slots = Slots::new(machine.jobs);
+    let mut sources: Vec<Arc<dyn WorkSource>> = Vec::new();
+    let mut pumps = JoinSet::new();
+    for scheduler in &schedulers {
+        let options = options_of(scheduler, &name, &machine)?;
+        let capacity = options.capacity;
+        let remote = Arc::new(remotes.of(scheduler));
+        let results = writes_results(scheduler.kind).then(|| remote.clone() as Arc<dyn ResultSink>);
+        let runner = machine.runner(&name, remote.clone(), remote, results);
+        let source = open_source(scheduler.kind, &options)?;
+        sources.push(source.clone());
+        pumps.spawn(pump(source, runner, capacity, slots.clone()));
+    }
+    // Whoever read it may have gone.
+    let _ = greet(&schedulers, &name, &machine, &mut io::stdout());
+    let status_line = StatusLine::start(status(slots.clone(), machine.store.clone()));
+    let is_idle = {
+        let slots = slots.clone();
+        move || slots.running() == 0
+    };
+    let environment = &machine.environment;
+    let giving_back = tokio::spawn(give_back(is_idle, environment.io.clone(), environment.clock.clone()));
+
+    let mut signals = Signals::new()?;
+    signals.next().await;
+    finish(&sources, pumps, &slots, &mut signals, machine.options.drain_time()).await;
+    status_line.stop();
+    giving_back.abort();
+    drop((sources, remotes));
+    machine.close().await
+}
+
+/// Lets running actions end and be reported, unless somebody is in a hurry; then leaves the schedulers.
+async fn finish(
+    sources: &[Arc<dyn WorkSource>],
+    mut pumps: JoinSet<()>,
+    slots: &Slots,
+    signals: &mut Signals,
+    drain_time: Duration,
+) {
+    match slots.running() {
+        0 => say("stopping"),
+        running => say(&format!("stopping when {running} running actions have ended; again to stop at once")),
+    }
+    for source in sources {
+        source.drain();
+    }
+    let ended = async { while pumps.join_next().await.is_some() {} };
+    tokio::pin!(ended);
+    let is_hurried = tokio::select! {
+        () = &mut ended => false,
+        () = signals.next() => true,
+        () = tokio::time::sleep(drain_time) => true,
+    };
+    if is_hurried {
+        say("stopping at once");
+        slots.stop();
+        let _ = tokio::time::timeout(STOP_MAX, ended).await;
+    }
+    let closing = futures::future::join_all(sources.iter().map(|source| source.close()));
+    let _ = tokio::time::timeout(FAREWELL_MAX, closing).await;
+}
+
+fn options_of(
+    scheduler: &SchedulerConfig,
+    name: &str,
+    machine: &Machine,
+) -> anyhow::Result<SchedulerOptions> {
+    let clock = machine.environment.clock.clone();
+    let endpoint = &scheduler.endpoint.get_ref().uri;
+    let tls = scheduler.tls.options();
+    Ok(SchedulerOptions {
+        link: Link::open(endpoint, &tls, scheduler.token_file.as_deref(), clock.clone())?,
+        instance_name: scheduler.instance_name.clone(),
+        worker_name: name.to_owned(),
+        platform: scheduler.properties(),
+        capacity: scheduler.capacity.map_or(machine.jobs, Jobs::get),
+        clock,
+    })
+}
+
+/// Whether it is the worker that writes the action cache.
+fn writes_results(kind: Kind) -> bool {
+    match kind {
+        Kind::Bots => false,
+    }
+}
+
+/// Joins a scheduler.
+fn open_source(kind: Kind, options: &SchedulerOptions) -> anyhow::Result<Arc<dyn WorkSource>> {
+    match kind {
+        Kind::Bots => bail!("{kind} at {}: this longshore cannot speak to it yet", options.link.origin()),
+    }
+}
+
+/// What the line at the bottom of a terminal says.
+fn status(slots: Arc<Slots>, store: Arc<BlobStore>) -> impl Fn() -> String + Send + 'static {
+    move || format!("{} running, {} stored", slots.running(), size(store.stats().size_bytes))
+}
+
+fn greet(
+    schedulers: &[SchedulerConfig],
+    name: &str,
+    machine: &Machine,
+    to: &mut impl Write,
+) -> io::Result<()> {
+    writeln!(to, "longshore {} works as {name}", env!("CARGO_PKG_VERSION"))?;
+    for scheduler in schedulers {
+        let (endpoint, cas) = (&scheduler.endpoint.get_ref().uri, scheduler.cas());
+        writeln!(to, "  for         {} at {endpoint}", scheduler.kind)?;
+        writeln!(to, "  with blobs  at {}", cas.endpoint.get_ref().uri)?;
+    }
+    machine.describe(to)?;
+    to.flush()
+}

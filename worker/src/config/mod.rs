@@ -1,0 +1,216 @@
+//! The configuration of a worker: one TOML file, in which nothing is passed over.
+//!
+//! What the file says of the machine (`[worker]`) are the options of the command line, which go before it. A field that
+//! is not known, a value that makes no sense and one that contradicts another are refused with file, line and what is
+//! allowed. `reference.toml` documents every field; a test holds it against the types.
+
+mod machine;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub use machine::MachineOptions;
+pub use values::{Address, Jobs, Size, Span, Values, Variable};
+
+use crate::connect::TlsOptions;
+
+/// Every field with its meaning, as a file that could be used.
+pub const REFERENCE: &str = include_str!("reference.toml");
+
+/// A configuration file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The machine, and how actions run on it.
+    #[serde(default)]
+    pub worker: MachineOptions,
+    /// Whom it works for.
+    #[serde(default, rename = "scheduler")]
+    pub schedulers: Vec<SchedulerConfig>,
+}
+
+/// A scheduler to work for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Its protocol.
+    pub kind: Kind,
+    /// Where it is.
+    pub endpoint: Spanned<Address>,
+    /// The instance that this worker serves.
+    #[serde(default)]
+    pub instance_name: String,
+    /// How many actions it may give at once; as many as the worker runs, if it is not said.
+    pub capacity: Option<Jobs>,
+    /// What this worker says that it has.
+    #[serde(default)]
+    pub platform: BTreeMap<String, Values>,
+    /// Who is trusted.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// A file with a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// Where its clients read and write blobs, if that is not the endpoint.
+    pub cas: Option<CasConfig>,
+}
+
+/// The protocols of schedulers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `google.devtools.remoteworkers.v1test2.Bots`, which `BuildGrid` speaks.
+    Bots,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bots => "bots",
+        })
+    }
+}
+
+/// A CAS and an action cache.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CasConfig {
+    /// Where it is.
+    pub endpoint: Spanned<Address>,
+    /// The instance; the scheduler's, if it is not said.
+    pub instance_name: Option<String>,
+    /// Who is trusted.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// A file with a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// Whether blobs travel compressed where the server offers it.
+    #[serde(default = "yes")]
+    pub compression: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The files that TLS needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificates of authorities.
+    pub authorities: Option<PathBuf>,
+    /// Our own certificate chain.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// The name in the server's certificate.
+    pub server_name: Option<String>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {path}{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+pub struct ConfigError {
+    path: String,
+    line: Option<usize>,
+    reason: String,
+}
+
+/// What is wrong, and where in the text.
+type Fault = (Option<Range<usize>>, String);
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let named = |line, reason| ConfigError { path: path.display().to_string(), line, reason };
+        let text = std::fs::read_to_string(path).map_err(|error| named(None, error.to_string()))?;
+        Self::parse(&text).map_err(|(at, reason)| {
+            let line = at.map(|at| text[..at.start.min(text.len())].matches('\n').count() + 1);
+            named(line, reason)
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| (error.span(), error.message().to_owned()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.schedulers.is_empty() {
+            return Err((None, "there is no [[scheduler]] to work for".to_owned()));
+        }
+        let mut known = BTreeSet::new();
+        for scheduler in &self.schedulers {
+            let SchedulerConfig { kind, endpoint, instance_name, .. } = scheduler;
+            check_tls(endpoint, &scheduler.tls)?;
+            if let Some(cas) = &scheduler.cas {
+                check_tls(&cas.endpoint, &cas.tls)?;
+            }
+            if !known.insert((kind, endpoint.get_ref(), instance_name)) {
+                let reason = "the same scheduler and instance come twice; say `capacity` to be given more";
+                return Err((Some(endpoint.span()), reason.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_tls(endpoint: &Spanned<Address>, tls: &TlsConfig) -> Result<(), Fault> {
+    let wrong = |reason: &str| Err((Some(endpoint.span()), reason.to_owned()));
+    if tls.certificate.is_some() != tls.key.is_some() {
+        return wrong("tls.certificate and tls.key come together or not at all");
+    }
+    if !endpoint.get_ref().is_secure && *tls != TlsConfig::default() {
+        return wrong("tls says how an endpoint is trusted that does not speak TLS: say grpcs://HOST:PORT");
+    }
+    Ok(())
+}
+
+impl SchedulerConfig {
+    /// Where blobs are.
+    pub fn cas(&self) -> CasConfig {
+        let instance_name = Some(self.instance_name.clone());
+        match &self.cas {
+            Some(cas) => {
+                CasConfig { instance_name: cas.instance_name.clone().or(instance_name), ..cas.clone() }
+            }
+            None => CasConfig {
+                endpoint: self.endpoint.clone(),
+                instance_name,
+                tls: self.tls.clone(),
+                token_file: self.token_file.clone(),
+                compression: true,
+            },
+        }
+    }
+
+    /// Properties and their values, each pair once.
+    pub fn properties(&self) -> Vec<(String, String)> {
+        let pairs = self.platform.iter().flat_map(|(name, Values(values))| {
+            let values: BTreeSet<_> = values.iter().collect();
+            values.into_iter().map(|value| (name.clone(), value.clone()))
+        });
+        pairs.collect()
+    }
+}
+
+impl TlsConfig {
+    /// As connections take it.
+    pub fn options(&self) -> TlsOptions {
+        TlsOptions {
+            authorities: self.authorities.clone(),
+            identity: self.certificate.clone().zip(self.key.clone()),
+            server_name: self.server_name.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! What every mode takes of its machine: a root, the process that starts actions, threads, and on them the store, the
+//! input trees and what runs actions.
+//!
+//! It is taken in two steps: [`Claimed`] while the process has one thread, [`Machine`] on the runtime.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use longshore_cas_store::blob::{BlobStore, Recovered, StoreOptions};
+use longshore_cas_store::io::Environment;
+use longshore_cas_store::reap::Reaper;
+use longshore_cas_store::root::{StoreRoot, Trust};
+use longshore_cas_store::source::BlobSource;
+use longshore_cas_store::tree::TreeLimits;
+use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+
+use crate::action::{ActionOptions, ActionRunner, OutputSink, ResultSink};
+use crate::config::MachineOptions;
+use crate::environment::{OpenFiles, Threads, cores, environment};
+use crate::materialize::{HardlinkMaterializer, Materializer};
+use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
+use crate::status_line::size;
+
+/// Input trees that stay on the disk when no action uses them.
+const TREES_MAX: usize = 10_000;
+/// How long what is being removed is waited for.
+const SETTLE_MAX: Duration = Duration::from_mins(10);
+
+/// What has to be done while the process has one thread: the root is ours, and the helper is running.
+pub(crate) struct Claimed {
+    pub(crate) options: MachineOptions,
+    pub(crate) threads: Threads,
+    root: StoreRoot,
+    identity: Identity,
+    spawner: Spawner,
+    jobs: usize,
+    files: OpenFiles,
+}
+
+impl Claimed {
+    /// Claims the root, decides who actions run as, and starts the helper process.
+    pub(crate) fn claim(options: MachineOptions) -> anyhow::Result<Self> {
+        let path = match &options.root {
+            Some(path) => path.clone(),
+            None => default_root()
+                .context("there is neither XDG_CACHE_HOME nor HOME: say where to store with --root")?,
+        };
+        let root = StoreRoot::claim(&path)?;
+        let work = root.path().join("work");
+        let identity = match &options.action_user {
+            Some(user) => Identity::of(&work, user)?,
+            None => Identity::probe(&work, DEFAULT_ACTION_USER),
+        };
+        let spawner = Spawner::start(&SpawnerOptions::this_program(identity.clone()))?;
+        let jobs = options.jobs.map_or_else(cores, crate::config::Jobs::get);
+        // Only now: actions keep the limit that longshore was started with.
+        let files = OpenFiles::raise_limit(jobs)?;
+        Ok(Self { options, threads: Threads::of_this_machine(), root, identity, spawner, jobs, files })
+    }
+
+    /// The folder of all data.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+}
+
+/// `longshore` in the user's cache directory, as the XDG Base Directory Specification has it.
+fn default_root() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("longshore"))
+}
+
+/// A machine that can run actions.
+pub(crate) struct Machine {
+    pub(crate) options: MachineOptions,
+    pub(crate) environment: Environment,
+    pub(crate) store: Arc<BlobStore>,
+    pub(crate) jobs: usize,
+    pub(crate) files: OpenFiles,
+    root: StoreRoot,
+    recovered: Recovered,
+    size_bytes_max: u64,
+    identity: Identity,
+    threads: Threads,
+    reaper: Arc<Reaper>,
+    trees: Arc<DirectoryCache>,
+    materializer: Arc<HardlinkMaterializer>,
+    spawner: Arc<Spawner>,
+}
+
+impl Machine {
+    /// Opens what is in the root; what input trees lack comes from what `source` makes.
+    pub(crate) async fn open<S: BlobSource>(
+        claimed: Claimed,
+        source: impl FnOnce(&Arc<BlobStore>, &Environment) -> anyhow::Result<S>,
+    ) -> anyhow::Result<Self> {
+        let Claimed { options, threads, root, identity, spawner, jobs, files } = claimed;
+        let environment = environment(threads).context("cannot start threads")?;
+        let size_bytes_max = match options.max_size {
+            Some(size) => size.bytes,
+            None => default_size(root.path())?,
+        };
+        let (store, recovered) =
+            BlobStore::open(&root, StoreOptions { size_bytes_max }, environment.clone())?;
+        let reaper = Reaper::open(&root, environment.clone())?;
+        let source = Arc::new(source(&store, &environment)?);
+        let cache_options = DirectoryCacheOptions {
+            entries_max: TREES_MAX,
+            size_bytes_max: u64::MAX,
+            limits: TreeLimits::default(),
+        };
+        let parts = DirectoryCacheParts { store: store.clone(), source, reaper: reaper.clone() };
+        let trees = DirectoryCache::open(&root, parts, cache_options, environment.clone()).await?;
+        root.vouch()?;
+        let io = environment.io.clone();
+        let materializer =
+            HardlinkMaterializer::new(&root, store.clone(), reaper.clone(), identity.owner(), io)?;
+        Ok(Self {
+            options,
+            environment,
+            store,
+            jobs,
+            files,
+            root,
+            recovered,
+            size_bytes_max,
+            identity,
+            threads,
+            reaper,
+            trees,
+            materializer: Arc::new(materializer),
+            spawner: Arc::new(spawner),
+        })
+    }
+
+    /// What runs actions whose Action and Command come from `source`, and whose outputs and results go to the sinks.
+    pub(crate) fn runner(
+        &self,
+        name: &str,
+        source: Arc<dyn BlobSource>,
+        sink: Arc<dyn OutputSink>,
+        results: Option<Arc<dyn ResultSink>>,
+    ) -> Arc<ActionRunner> {
+        Arc::new(ActionRunner {
+            store: self.store.clone(),
+            source,
+            cache: self.trees.clone(),
+            materializer: self.materializer.clone(),
+            runner: self.spawner.clone(),
+            sink,
+            results,
+            io: self.environment.io.clone(),
+            clock: self.environment.clock.clone(),
+            options: action_options(&self.options, name),
+        })
+    }
+
+    /// Says what is here and how much is taken, a line each.
+    pub(crate) fn describe(&self, to: &mut impl Write) -> io::Result<()> {
+        let Self { recovered, threads, files, .. } = self;
+        let found = format!("{} blobs, {}", recovered.blobs, size(recovered.size_bytes));
+        let found = match self.root.trust() {
+            Trust::Fresh => "nothing, it is new".to_owned(),
+            Trust::Trusted => found,
+            Trust::Unverified => format!("{found}, verified after an unclean stop"),
+        };
+        writeln!(to, "  stores in   {} (at most {})", self.root.path().display(), size(self.size_bytes_max))?;
+        writeln!(to, "  found       {found}")?;
+        writeln!(to, "  input roots {}", self.materializer.name())?;
+        writeln!(to, "  actions     {} at once, as {}", self.jobs, self.identity)?;
+        writeln!(
+            to,
+            "  at most     {} threads, {} connections, {} open files",
+            threads.total(),
+            files.connections_max,
+            files.limit
+        )
+    }
+
+    /// Leaves everything as the next one wants to find it. Whoever holds a part of it has let it go.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        let Self { root, reaper, store, trees, materializer, spawner, .. } = self;
+        drop((trees, materializer, spawner));
+        let _ = tokio::time::timeout(SETTLE_MAX, reaper.settled()).await;
+        drop(store);
+        tokio::task::spawn_blocking(move || root.release()).await??;
+        Ok(())
+    }
+}
+
+fn action_options(options: &MachineOptions, name: &str) -> ActionOptions {
+    ActionOptions {
+        worker: name.to_owned(),
+        // The shorter one where both are set.
+        timeout_default: [options.default_timeout, options.max_timeout]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|t| t.0),
+        timeout_max: options.max_timeout.map(|time| time.0),
+        platform_variable: options.platform_variable.clone().map(|variable| variable.0),
+        log_bytes_max: Some(options.log_bytes_max()),
+    }
+}
+
+/// What this machine is called.
+pub(crate) fn host_name() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    host.unwrap_or_else(|| "longshore".to_owned())
+}
+
+/// Half of what the store has and the disk has free.
+fn default_size(root: &Path) -> anyhow::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(root)
+        .with_context(|| format!("cannot ask for space of {}", root.display()))?;
+    Ok(disk.blocks_available() * disk.fragment_size() / 2)
+}
