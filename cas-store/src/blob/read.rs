@@ -115,12 +115,11 @@ impl BlobStore {
 impl Space {
     /// Opens the file of a blob, if it is one. Blocks.
     pub(super) fn open_blob(self: &Arc<Self>, digest: &Digest) -> Result<File, StoreError> {
-        let key = SlotKey::Blob(*digest);
-        let file = match self.layout.open_key(&key) {
+        let (dir, path) = self.layout.locate(&SlotKey::Blob(*digest));
+        let file = match dir.open_file(&path) {
             Err(error) if error.errno == Errno::ENOENT => return Err(StoreError::NotFound(*digest)),
             opened => opened?,
         };
-        let path = self.layout.locate(&key).1;
         let stat = file::stat(&file, &path)?;
         if stat.size_bytes != digest.size_bytes() {
             return Err(StoreError::NotFound(*digest));

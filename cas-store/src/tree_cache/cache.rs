@@ -93,15 +93,26 @@ impl Drop for Waiter {
 pub(super) struct Landing {
     shared: Arc<Shared>,
     root: Digest,
-    outcome: Mutex<Option<Outcome>>,
+    /// Why there is no tree.
+    error: Mutex<Option<TreeError>>,
+}
+
+impl Landing {
+    /// Adds a tree to the index, and gives it to those who wait, at once: the way back to the task is a good part of
+    /// a small construction. Nothing here keeps it.
+    pub(super) fn arrive(&self, entry: Entry) {
+        let pin = self.shared.admit(entry);
+        let passengers = self.shared.state.lock().flights.arrive(&self.root);
+        passengers.deliver(Ok(pin));
+    }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let aborted = Err(TreeError::Aborted { root: self.root });
-        let outcome = self.outcome.get_mut().take().unwrap_or(aborted);
-        let landed = self.shared.state.lock().flights.land(&self.root);
-        landed.deliver(&outcome);
+        let error = self.error.get_mut().take().unwrap_or(TreeError::Aborted { root: self.root });
+        let (passengers, standby) = self.shared.state.lock().flights.land(&self.root);
+        passengers.deliver(Err(error));
+        standby.release();
     }
 }
 
@@ -149,17 +160,20 @@ impl Shared {
 
     /// Starts the task that builds.
     fn take_off(self: &Arc<Self>, root: Digest, registration: AbortRegistration) {
-        let landing = Arc::new(Landing { shared: self.clone(), root, outcome: Mutex::new(None) });
+        let landing = Arc::new(Landing { shared: self.clone(), root, error: Mutex::default() });
         let construction = Construction::new(self.clone(), root, landing.clone());
-        let shared = self.clone();
-        self.executor.spawn(Box::pin(async move {
+        let mut task = Box::pin(async move {
             let building = Abortable::new(construction.build(), registration);
             let built = AssertUnwindSafe(building).catch_unwind().await;
-            // Neither a build that everybody left nor one that panicked has an outcome of its own.
-            if let Ok(Ok(outcome)) = built {
-                *landing.outcome.lock() = Some(outcome.map(|entry| shared.admit(entry)));
+            // Neither a build that everybody left nor one that panicked has an error of its own.
+            if let Ok(Ok(Err(error))) = built {
+                *landing.error.lock() = Some(error);
             }
-        }));
+        });
+        // The pool gets its first job now: the way to the executor is a good part of a small construction.
+        if (&mut task).now_or_never().is_none() {
+            self.executor.spawn(task);
+        }
     }
 
     /// Adds a new entry to the index, pinned.

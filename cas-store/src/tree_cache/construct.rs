@@ -14,7 +14,7 @@ use super::cache::{Landing, Shared};
 use super::farm::{Farm, Rest};
 use super::load::Fetching;
 use super::parts::Parts;
-use super::site::{Entry, Held, Site};
+use super::site::{Held, Site};
 use crate::blob::{BlobPin, BlobPins, PinTreeError, StoreError};
 use crate::digest::{Digest, FileKey};
 use crate::tree::DirectoryTree;
@@ -46,21 +46,21 @@ impl Construction {
         Self { shared, root, landing, is_stopped: StopOnDrop::default() }
     }
 
-    /// Builds the tree and publishes it.
-    pub(super) async fn build(self) -> Result<Entry, TreeError> {
-        let (shared, is_stopped) = (self.shared.clone(), self.is_stopped.0.clone());
+    /// Builds the tree, publishes it, and hands it out.
+    pub(super) async fn build(self) -> Result<(), TreeError> {
+        let (shared, landing, is_stopped) =
+            (self.shared.clone(), self.landing.clone(), self.is_stopped.0.clone());
         let build_now = move |tree: DirectoryTree, parts: Parts| {
-            let held = hold_now(&shared, &tree, &parts);
-            let built = held.map(|held| write_whole(&shared, &tree, held, &is_stopped));
-            (built, tree, parts)
+            let Some(held) = hold_now(&shared, &tree, &parts) else { return Ok(Some((tree, parts))) };
+            let site = write_whole(&shared, &tree, held, &is_stopped)?;
+            site.into_entry(tree).into_iter().for_each(|entry| landing.arrive(entry));
+            Ok(None)
         };
-        let loader = &self.shared.loader;
-        let (built, tree, parts) = loader.load(self.root, self.landing.clone(), build_now).await?;
-        let site = match built {
-            Some(built) => built.map_err(|error| self.failed(error))?,
-            None => self.build_in_steps(&tree, &parts).await?,
-        };
-        site.into_entry(tree).ok_or(TreeError::Aborted { root: self.root })
+        let built = self.shared.loader.load(self.root, self.landing.clone(), build_now).await?;
+        let Some((tree, parts)) = built.map_err(|error| self.failed(error))? else { return Ok(()) };
+        let site = self.build_in_steps(&tree, &parts).await?;
+        site.into_entry(tree).into_iter().for_each(|entry| self.landing.arrive(entry));
+        Ok(())
     }
 
     /// Builds a tree of which something is to be waited for.

@@ -4,8 +4,9 @@
 //! [`Flights::board`] to [`Flights::land`], which is called when the last of its work has stopped; so no two
 //! builders of one digest ever run at once, not even after a failure, a cancellation or a panic.
 //!
-//! A flight that everybody left is *stopping*: it can no longer be joined, because its build may already be
-//! half undone. Who comes then waits until it has landed and starts afresh.
+//! What is built is given out by [`Flights::arrive`], as soon as it is there. A flight that has arrived can no longer be
+//! joined, nor can one that everybody left: its build may already be half undone. Who comes then waits until it has
+//! landed and starts afresh.
 
 use std::collections::HashMap;
 
@@ -27,6 +28,7 @@ struct Flight<T> {
     /// Who came too late to share, and waits for the end.
     standby: Vec<oneshot::Sender<()>>,
     abort: AbortHandle,
+    has_arrived: bool,
 }
 
 /// A caller's place in a flight.
@@ -40,17 +42,19 @@ pub(super) enum Boarding<T> {
     Started(Seat, oneshot::Receiver<T>, AbortRegistration),
     /// A seat in a flight under way.
     Shared(Seat, oneshot::Receiver<T>),
-    /// The flight is stopping: board again when this completes.
+    /// The flight takes nobody any more: board again when this completes.
     Standby(oneshot::Receiver<()>),
 }
 
-/// Those who wait for a flight that has landed.
+/// Those who share a flight.
 #[derive(Debug)]
 #[must_use = "somebody waits"]
-pub(super) struct Landed<T> {
-    passengers: Vec<oneshot::Sender<T>>,
-    standby: Vec<oneshot::Sender<()>>,
-}
+pub(super) struct Passengers<T>(Vec<oneshot::Sender<T>>);
+
+/// Those who came too late to share a flight that has landed.
+#[derive(Debug)]
+#[must_use = "somebody waits"]
+pub(super) struct Standby(Vec<oneshot::Sender<()>>);
 
 impl<T> Default for Flights<T> {
     fn default() -> Self {
@@ -67,10 +71,11 @@ impl<T> Flights<T> {
             let (sender, receiver) = oneshot::channel();
             let (abort, registration) = AbortHandle::new_pair();
             let passengers = HashMap::from([(seat, sender)]);
-            self.flights.insert(digest, Flight { passengers, standby: Vec::new(), abort });
+            self.flights
+                .insert(digest, Flight { passengers, standby: Vec::new(), abort, has_arrived: false });
             return Boarding::Started(seat, receiver, registration);
         };
-        if flight.abort.is_aborted() {
+        if flight.has_arrived || flight.abort.is_aborted() {
             let (sender, receiver) = oneshot::channel();
             flight.standby.push(sender);
             return Boarding::Standby(receiver);
@@ -91,25 +96,40 @@ impl<T> Flights<T> {
         }
     }
 
+    /// What the flight is for is there: those who share it are to be given it.
+    pub(super) fn arrive(&mut self, digest: &Digest) -> Passengers<T> {
+        let Some(flight) = self.flights.get_mut(digest) else { return Passengers(Vec::new()) };
+        flight.has_arrived = true;
+        Passengers(flight.passengers.drain().map(|(_, passenger)| passenger).collect())
+    }
+
     /// Ends a flight: whoever boards from now on opens a new one.
-    pub(super) fn land(&mut self, digest: &Digest) -> Landed<T> {
+    pub(super) fn land(&mut self, digest: &Digest) -> (Passengers<T>, Standby) {
         let flight = self.flights.remove(digest);
         debug_assert!(flight.is_some(), "{digest} has no flight");
-        flight.map_or(Landed { passengers: Vec::new(), standby: Vec::new() }, |flight| Landed {
-            passengers: flight.passengers.into_values().collect(),
-            standby: flight.standby,
-        })
+        let (passengers, standby) =
+            flight.map(|flight| (flight.passengers, flight.standby)).unwrap_or_default();
+        (Passengers(passengers.into_values().collect()), Standby(standby))
     }
 }
 
-impl<T: Clone> Landed<T> {
-    /// Gives `result` to everyone who shared the flight, and lets those go on who came too late.
-    pub(super) fn deliver(self, result: &T) {
-        for passenger in self.passengers {
-            // Who left in the meantime does not want it any more.
+impl<T: Clone> Passengers<T> {
+    /// Gives `result` to each of them, and keeps nothing of it.
+    pub(super) fn deliver(mut self, result: T) {
+        // Who left in the meantime does not want it any more.
+        let Some(last) = self.0.pop() else { return };
+        for passenger in self.0 {
             let _ = passenger.send(result.clone());
         }
-        for caller in self.standby {
+        let _ = last.send(result);
+    }
+}
+
+impl Standby {
+    /// Lets them go on.
+    pub(super) fn release(self) {
+        for caller in self.0 {
+            // Or they have left.
             let _ = caller.send(());
         }
     }
@@ -133,13 +153,34 @@ mod tests {
         }
     }
 
+    fn land(flights: &mut Flights<u32>) {
+        let (passengers, standby) = flights.land(&digest());
+        passengers.deliver(0);
+        standby.release();
+    }
+
     #[test]
     fn everyone_who_shared_gets_the_result() {
         let mut flights = Flights::default();
         let (_, first, _) = started(&mut flights);
         let Boarding::Shared(_, second) = flights.board(digest()) else { panic!("not shared") };
-        flights.land(&digest()).deliver(&7);
+        flights.arrive(&digest()).deliver(7);
         assert_eq!((first.now_or_never(), second.now_or_never()), (Some(Ok(7)), Some(Ok(7))));
+    }
+
+    // The builder still has to stop.
+    #[test]
+    fn a_newcomer_to_a_flight_that_has_arrived_starts_afresh_only_after_it_landed() {
+        let mut flights = Flights::default();
+        let (seat, first, registration) = started(&mut flights);
+        flights.arrive(&digest()).deliver(7);
+        assert_eq!(first.now_or_never(), Some(Ok(7)));
+        flights.leave(&digest(), seat);
+        assert!(!registration.handle().is_aborted(), "it has its result");
+        let Boarding::Standby(mut waiting) = flights.board(digest()) else { panic!("joined an old flight") };
+        land(&mut flights);
+        assert_eq!(waiting.try_recv(), Ok(Some(())));
+        let _flight = started(&mut flights);
     }
 
     #[test]
@@ -163,7 +204,7 @@ mod tests {
             panic!("joined a stopping flight")
         };
         assert_eq!(waiting.try_recv(), Ok(None));
-        flights.land(&digest()).deliver(&1);
+        land(&mut flights);
         assert_eq!(waiting.try_recv(), Ok(Some(())));
         let _flight = started(&mut flights);
     }
@@ -172,7 +213,7 @@ mod tests {
     fn a_seat_of_an_earlier_flight_does_not_count_in_a_later_one() {
         let mut flights = Flights::default();
         let (stale, _receiver, _registration) = started(&mut flights);
-        flights.land(&digest()).deliver(&1);
+        land(&mut flights);
         let (_, _waiting, registration) = started(&mut flights);
         flights.leave(&digest(), stale);
         assert!(!registration.handle().is_aborted());

@@ -1,6 +1,6 @@
 //! The directory cache: input trees that are ready on the disk, built once, shared, pinned, evicted.
 //!
-//! The rooms: [`load`] turns a digest into a plan, [`farm`] writes a plan out, [`site`] is a tree on the disk that
+//! The rooms: [`load`] and [`messages`] turn a digest into a plan, [`farm`] writes a plan out, [`site`] is a tree on the disk that
 //! is not ready yet, and [`construct`] takes one through all of that. [`index`] knows which trees are ready and
 //! which have to go, [`flight`] who waits for which build; both are pure, and [`cache`] holds them under
 //! one lock. [`adopt`] finds the trees again after a restart.
@@ -18,6 +18,7 @@ mod farm;
 mod flight;
 mod index;
 mod load;
+mod messages;
 mod parts;
 mod site;
 
