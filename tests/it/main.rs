@@ -3,6 +3,7 @@
 mod architecture;
 mod hostile;
 mod life;
+mod outputs;
 mod remote;
 mod standalone;
 mod stress;

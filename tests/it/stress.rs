@@ -1,6 +1,5 @@
 //! Many actions at once that all behave badly: afterwards nothing of them is left.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +8,7 @@ use longshore_tests::action::TestAction;
 use longshore_tests::client::{Client, finished};
 use longshore_tests::longshore::{Launch, Longshore};
 use longshore_tests::process::{Footprint, foreign_descendants};
+use longshore_tests::wait::{empty, eventually};
 use tonic::Code;
 
 use crate::result_of;
@@ -21,11 +21,6 @@ const JOBS: usize = 16;
 const LOUD_BYTES: usize = 4 << 20;
 /// The files of those that have many outputs.
 const OUTPUTS: usize = 300;
-/// How long the background may take to remove what is left, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// How often that is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
 /// Daemons of both kinds: by `setsid`, and by forking twice.
 const DAEMONS: &str = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & exec sleep 1000' &)";
 
@@ -106,22 +101,7 @@ async fn cancel(client: &Client, action: &TestAction) -> Result<reapi::ExecuteRe
 async fn settled(longshore: &Longshore) -> Result<()> {
     for folder in ["work", "trash", "scratch"] {
         let folder = longshore.root().join(folder);
-        eventually(&format!("{} is empty", folder.display()), || is_empty(&folder)).await?;
+        empty(&folder).await?;
     }
     eventually("no process is left", || Ok(foreign_descendants(longshore.pid())?.is_empty())).await
-}
-
-fn is_empty(folder: &Path) -> Result<bool> {
-    Ok(std::fs::read_dir(folder).with_context(|| folder.display().to_string())?.next().is_none())
-}
-
-/// Nothing tells when the background is done: it is looked at again and again.
-async fn eventually(what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
-    let holds = async {
-        while !holds()? {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
-    };
-    tokio::time::timeout(PATIENCE, holds).await.with_context(|| format!("not in {PATIENCE:?}: {what}"))?
 }

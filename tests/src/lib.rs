@@ -13,3 +13,4 @@ pub mod process;
 pub mod proxy;
 pub mod source;
 pub mod tree;
+pub mod wait;

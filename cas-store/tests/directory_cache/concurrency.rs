@@ -197,21 +197,55 @@ async fn a_cancelled_build_never_stands_among_the_published_trees() {
     Tree::assert_wide(pin.path(), "cancelled", 3, 4);
 }
 
+/// The base-2 logarithm of how often a caller asks, at most, before it leaves.
+const LEAVE_AFTER_POLLS_LOG_MAX: usize = 14;
+
+/// What may become of a caller of a stampede.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It gets its tree.
+    Served,
+    /// Or a fetch fails.
+    MayFail,
+    /// Or it leaves before it is answered.
+    MayLeave,
+}
+
+/// Polls `future` that many times, and drops it if it is not ready by then.
+async fn leave_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..polls {
+        match futures::poll!(&mut future) {
+            Poll::Ready(value) => return Some(value),
+            Poll::Pending => tokio::task::yield_now().await,
+        }
+    }
+    None
+}
+
 /// 64 callers over 16 trees, each getting, checking and dropping trees in an order of its own.
-async fn stampede(kit: &Arc<Kit>, trees: &Arc<Vec<Tree>>, rounds: usize, may_fail: bool) {
+async fn stampede(kit: &Arc<Kit>, trees: &Arc<Vec<Tree>>, rounds: usize, fate: Fate) {
     let callers = (0..64).map(|caller| {
         let (kit, trees) = (kit.clone(), trees.clone());
         tokio::spawn(async move {
             for round in 0..rounds {
                 let number = (caller * 7 + round * 5 + round * round) % trees.len();
                 let tree = &trees[number];
-                let pin = match kit.cache.get(tree.root()).await {
-                    Ok(pin) => pin,
-                    Err(error) if may_fail => {
+                let get = kit.cache.get(tree.root());
+                let outcome = if fate == Fate::MayLeave && caller % 3 > 0 {
+                    // At once, much later, and everything between: constructions are left wherever they are.
+                    leave_after(1 << ((caller + 5 * round) % LEAVE_AFTER_POLLS_LOG_MAX), get).await
+                } else {
+                    Some(get.await)
+                };
+                let pin = match outcome {
+                    None => continue,
+                    Some(Ok(pin)) => pin,
+                    Some(Err(error)) if fate == Fate::MayFail => {
                         assert!(matches!(error, TreeError::Fetch { .. }), "{error}");
                         continue;
                     }
-                    Err(error) => panic!("{error}"),
+                    Some(Err(error)) => panic!("{error}"),
                 };
                 Tree::assert_wide(pin.path(), &format!("tree {number}"), 2, 4);
                 tokio::task::yield_now().await;
@@ -242,7 +276,7 @@ async fn press(kit: Arc<Kit>, is_over: Arc<AtomicBool>) {
     }
 }
 
-async fn stampede_with_room_for_four(seed: u64) {
+async fn stampede_with_room_for_four(seed: u64, fate: Fate) {
     let folder = tempfile::tempdir().unwrap();
     let trees: Vec<_> = (0..16).map(|number| Tree::wide(&format!("tree {number}"), 2, 4)).collect();
     let mut all = Tree::default();
@@ -255,7 +289,7 @@ async fn stampede_with_room_for_four(seed: u64) {
     let trees = Arc::new(trees);
     let is_over = Arc::new(AtomicBool::new(false));
     let press = tokio::spawn(press(kit.clone(), is_over.clone()));
-    stampede(&kit, &trees, 12, seed != 0).await;
+    stampede(&kit, &trees, 12, fate).await;
     is_over.store(true, Ordering::SeqCst);
     press.await.unwrap();
 
@@ -270,22 +304,27 @@ async fn stampede_with_room_for_four(seed: u64) {
         kit.store.put(FUNCTION.digest(data.as_bytes()), data.into()).await.unwrap();
     }
     let fetches = source.fetches();
-    stampede(&kit, &trees, 2, false).await;
+    stampede(&kit, &trees, 2, Fate::Served).await;
     assert!(source.fetches() > fetches, "nothing was evicted");
     kit.assert_tidy().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_callers_with_room_for_four_trees() {
-    stampede_with_room_for_four(0).await;
+    stampede_with_room_for_four(0, Fate::Served).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_callers_while_fetches_fail() {
     for seed in [3, 0xfeed_beef] {
         println!("seed {seed}");
-        stampede_with_room_for_four(seed).await;
+        stampede_with_room_for_four(seed, Fate::MayFail).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_callers_of_whom_many_leave() {
+    stampede_with_room_for_four(0, Fate::MayLeave).await;
 }
 
 /// Counts the polls of all tasks, and drops a caller's future at one of them.
