@@ -242,7 +242,6 @@ async fn failure(worker: &ColdWorker, root: Digest) -> Result<(Failure, TreeErro
 async fn inp_10() -> Result<()> {
     let cas = FakeCas::start().await?;
     let (worker, root) = in_front_of(&cas).await?;
-    let methods = [Method::BatchReadBlobs, Method::Read, Method::GetTree];
     cas.always(Method::GetTree, Fault::Fail(Status::unimplemented("")));
     cas.always(Method::BatchReadBlobs, Fault::Corrupt);
     cas.always(Method::Read, Fault::Corrupt);
@@ -250,7 +249,9 @@ async fn inp_10() -> Result<()> {
     ensure!(matches!(failure.code(), Code::Internal | Code::DataLoss), "{failure:?}");
     ensure!(matches!(error, TreeError::Fetch { .. }), "{error:?}");
     // What is right now is taken: nothing wrong was kept in its place.
-    methods.into_iter().for_each(|method| cas.heal(method));
+    for method in [Method::BatchReadBlobs, Method::Read, Method::GetTree] {
+        cas.heal(method);
+    }
     let tree = worker.cache.get(root).await?;
     let large = std::fs::read(tree.path().join("large"))?;
     let named = tree.tree().files.iter().map(|file| file.key.digest).collect::<Vec<_>>();
