@@ -1,4 +1,4 @@
-//! The protocols between schedulers and workers, generated from `protos/`.
+//! The protocols between schedulers and workers, and Bazel's log of its calls, generated from `protos/`.
 
 #![expect(
     missing_docs,
@@ -22,4 +22,9 @@ pub mod nativelink {
 /// The Bots API: `google.devtools.remoteworkers.v1test2`.
 pub mod bots {
     tonic::include_proto!("google.devtools.remoteworkers.v1test2");
+}
+
+/// Bazel's log of its gRPC calls: `remote_logging`.
+pub mod remote_logging {
+    tonic::include_proto!("remote_logging");
 }

@@ -7,9 +7,10 @@ pub mod command_outcome;
 pub mod error_details;
 mod generated;
 pub mod raw;
+pub mod text;
 pub mod time;
 
-pub use generated::{bots, nativelink, remoteworker};
+pub use generated::{bots, nativelink, remote_logging, remoteworker};
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 pub use bazel_remote_apis::build::bazel::semver;

@@ -5,6 +5,7 @@ mod hostile;
 mod life;
 mod outputs;
 mod remote;
+mod replay;
 mod standalone;
 mod stress;
 

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::MachineOptions;
 use crate::frontend::embedded::Endpoint;
+use crate::replay::{RecordArgs, ReplayArgs};
 
 const LONG_ABOUT: &str = "\
 A Remote Execution API endpoint that runs actions on this machine.
@@ -45,12 +46,16 @@ pub struct Cli {
     pub mode: Option<Mode>,
 }
 
-/// What longshore can be beside standalone.
+/// What longshore can be or do beside standalone.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Mode {
     /// Works for schedulers elsewhere, as a file says.
     #[command(long_about = WORKER_ABOUT)]
     Worker(WorkerArgs),
+    #[expect(missing_docs, reason = "what is said of it stands with its arguments")]
+    Record(RecordArgs),
+    #[expect(missing_docs, reason = "what is said of it stands with its arguments")]
+    Replay(ReplayArgs),
 }
 
 /// What `longshore worker` is told.

@@ -15,6 +15,7 @@ pub mod materialize;
 mod memory;
 pub mod output;
 pub mod remote;
+pub mod replay;
 pub mod run;
 mod signals;
 pub mod standalone;

@@ -50,6 +50,56 @@ impl StatusLine {
     }
 }
 
+/// A line of its own for a command that goes on for a while; nothing where stderr is no terminal.
+pub(crate) struct Bar(Option<&'static ProgressBar>);
+
+impl Bar {
+    /// For something whose length is not known.
+    pub(crate) fn spinner() -> Self {
+        Self::start("{spinner} {wide_msg}", None)
+    }
+
+    /// For so many steps.
+    pub(crate) fn steps(count: u64) -> Self {
+        Self::start("{elapsed_precise} {wide_bar} {pos}/{len} {msg} {eta}", Some(count))
+    }
+
+    fn start(template: &str, count: Option<u64>) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = LINE.get_or_init(ProgressBar::no_length);
+        bar.set_style(style);
+        bar.reset();
+        if let Some(count) = count {
+            bar.set_length(count);
+        }
+        bar.enable_steady_tick(REFRESH);
+        Self(Some(bar))
+    }
+
+    pub(crate) fn message(&self, text: &str) {
+        if let Some(bar) = self.0 {
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    pub(crate) fn step(&self) {
+        if let Some(bar) = self.0 {
+            bar.inc(1);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// A size for people.
 pub(crate) fn size(bytes: u64) -> BinaryBytes {
     BinaryBytes(bytes)

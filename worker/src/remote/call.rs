@@ -10,6 +10,7 @@ use longshore_proto::bytestream::byte_stream_client::ByteStreamClient;
 use longshore_proto::reapi::action_cache_client::ActionCacheClient;
 use longshore_proto::reapi::capabilities_client::CapabilitiesClient;
 use longshore_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
+use longshore_proto::reapi::execution_client::ExecutionClient;
 use longshore_proto::{Message as _, reapi};
 use tokio::sync::OnceCell;
 use tonic::metadata::{Binary, MetadataValue};
@@ -117,6 +118,10 @@ impl Caller {
 
     pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {
         ActionCacheClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
+    }
+
+    pub(super) fn execution(&self) -> ExecutionClient<Channel> {
+        ExecutionClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// What the server can do: asked before anything else, once.

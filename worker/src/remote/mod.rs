@@ -1,11 +1,12 @@
-//! The client of a CAS and an action cache that belong to someone else: the cold path.
+//! The client of a CAS, an action cache and an execution service that belong to someone else: the cold path.
 //!
 //! The rooms: [`call`] reaches the server, over a [`crate::connect::Link`]; [`retry`] says what is tried again, [`limits`] what
 //! the server can do, [`names`] how its blobs are called. Downloads go through one [`queue`] for the whole worker, whose
 //! requests in flight are bounded by a [`window`]; [`fetch`] takes from it, [`batch`] and [`stream`] do the reading,
 //! [`frames`] unpack what
 //! came compressed, [`tree`] asks for whole trees. [`upload`] and [`write`] are the other direction, with a memory of what is [`known`]
-//! to be there. [`prefetch`] fetches what no action has asked for yet; [`action_cache`] gets and updates results.
+//! to be there. [`prefetch`] fetches what no action has asked for yet; [`action_cache`] gets and updates results, and [`execute`] has actions
+//! executed, for those who measure a server.
 //!
 //! Invariants: what came is verified by the store before anybody sees it; a blob that many want is fetched once; nothing
 //! is sent that the server is known to have; what cannot be helped by a retry is not retried.
@@ -19,6 +20,7 @@ mod any;
 mod batch;
 mod call;
 mod error;
+mod execute;
 mod fetch;
 mod frames;
 mod known;

@@ -1,0 +1,149 @@
+//! `longshore replay`: actions that ran once, run again on a server, and compared.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::drive::{Plan, Replay, drive};
+use super::pace::{Pace, parse_positive};
+use super::prepare::prepare;
+use super::recording::Recording;
+use super::report::Report;
+use super::server::{Server, ServerArgs};
+use super::tally::Tally;
+use super::trees::spell_out;
+use super::verdict::Verdict;
+use crate::signals::Signals;
+use crate::status_line::{Bar, say};
+
+/// What blobs on their way take on our disk; larger ones cannot be uploaded.
+const STORE_BYTES_MAX: u64 = 4 << 30;
+/// Executions at once where each starts at its own time, unless --jobs says otherwise.
+const JOBS_OPEN: usize = 1000;
+/// Executions at once otherwise.
+const JOBS_CLOSED: usize = 16;
+/// Actions whose folders are looked into.
+const SPELLED_OUT_MAX: usize = 200;
+
+/// Run recorded actions again, on any server, and compare the results
+///
+/// Reads a log of Bazel's (--remote_grpc_log=FILE, or --experimental_remote_grpc_log=FILE in older versions), a list of
+/// action digests, a bundle that `longshore record` made, or an action directory that remotetool downloaded. Uploads what
+/// the server lacks, where the recording has it, and executes every action with `do_not_cache`.
+///
+/// Exit codes, the first that applies: 4 executions failed, or the server cannot be used; 3 results differ from the
+/// recording; 2 the recording, or a part of it, is not what it should be (what could be read was replayed); 5 results of
+/// one action differ from each other; 0 all are equal. 1 is an error of longshore's own, 130 an interruption.
+#[expect(clippy::doc_markdown, reason = "it is what --help says, and no Markdown")]
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// A log, a list of digests, a bundle or an action directory; - reads a list of digests from stdin.
+    #[arg(value_name = "RECORDING")]
+    pub recording: PathBuf,
+
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+
+    /// How many executions there are at once, at most [default: 16; 1000 with --speed and --rate].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+
+    /// How often each action is executed.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+
+    /// Start actions at the times that were recorded, so many times as fast.
+    #[arg(long, value_name = "FACTOR", value_parser = parse_positive, conflicts_with = "rate")]
+    pub speed: Option<f64>,
+
+    /// Start so many actions a second.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_positive)]
+    pub rate: Option<f64>,
+
+    /// Write the report as JSON, too; - writes it to stdout, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl ReplayArgs {
+    fn plan(&self) -> Plan {
+        let pace = match (self.speed, self.rate) {
+            (Some(speed), _) => Pace::Recorded { speed },
+            (None, Some(per_second)) => Pace::Rate { per_second },
+            (None, None) => Pace::Closed,
+        };
+        let jobs_default = if pace == Pace::Closed { JOBS_CLOSED } else { JOBS_OPEN };
+        Plan { pace, jobs: self.jobs.map_or(jobs_default, usize::from), repeat: self.repeat }
+    }
+}
+
+/// Replays a recording and prints what came of it.
+///
+/// # Errors
+/// What longshore itself could not do. What is wrong with the recording or the server is in the exit code, and said.
+pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
+    let mut recording = match Recording::open(&args.recording) {
+        Ok(recording) => recording,
+        Err(error) => {
+            say(&error.to_string());
+            return Ok(Verdict::BadInput.into());
+        }
+    };
+    let server = Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)?;
+    let mut signals = Signals::new()?;
+    let bar = Bar::spinner();
+    let prepared = tokio::select! {
+        prepared = prepare(&server, &recording, &bar) => prepared,
+        () = signals.next() => return Ok(Verdict::Interrupted.into()),
+    };
+    drop(bar);
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            return Ok(Verdict::Errors.into());
+        }
+    };
+    let plan = args.plan();
+    let mut tally = Tally::new(recording.actions.len());
+    let bar = Bar::steps(prepared.ready.len() as u64 * u64::from(plan.repeat));
+    let replay = Replay { server: &server, recording: &recording, prepared: &prepared, plan };
+    let was_interrupted = drive(&replay, signals.next(), &mut tally, &bar).await;
+    drop(bar);
+    if !was_interrupted {
+        look_into_folders(&server, &mut recording, &mut tally).await;
+    }
+    let report = Report::of(&args.server.server, &recording, &prepared, plan, tally);
+    print(&report, args.json.as_deref())?;
+    if was_interrupted {
+        say("interrupted: the report is of what had ended");
+        return Ok(Verdict::Interrupted.into());
+    }
+    Ok(report.verdict().into())
+}
+
+/// Where outcomes differ, compares what is in their folders.
+async fn look_into_folders(server: &Server, recording: &mut Recording, tally: &mut Tally) {
+    let blobs = recording.blobs.clone();
+    let both = recording.actions.iter_mut().zip(&mut tally.seen);
+    let differing = both.filter(|(action, seen)| !seen.is_all(action.outcome.as_ref()));
+    for (action, seen) in differing.take(SPELLED_OUT_MAX) {
+        spell_out(server, &blobs, seen.outcomes_mut(&mut action.outcome)).await;
+    }
+}
+
+fn print(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let Some(path) = json else { return Ok(write!(stdout, "{report}")?) };
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    if path == Path::new("-") {
+        return Ok(stdout.write_all(text.as_bytes())?);
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(write!(stdout, "{report}")?)
+}

@@ -1,0 +1,195 @@
+//! The executions themselves: as many as there are to be, as many at once as there may be.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use longshore_cas_store::digest::Digest;
+use longshore_proto::error_details::{Detail as _, PreconditionFailure};
+use longshore_proto::reapi;
+use tokio::time::{Instant, sleep_until};
+use tonic::Code;
+
+use super::compare::is_error;
+use super::outcome::Outcome;
+use super::pace::Pace;
+use super::prepare::Prepared;
+use super::recording::{RecordedAction, Recording};
+use super::server::Server;
+use super::tally::Tally;
+use crate::remote::RemoteError;
+use crate::status_line::Bar;
+
+/// Failures in a row after which the server is left alone.
+const FAILURES_IN_A_ROW_MAX: u32 = 100;
+/// How often one execution is given again what the server has lost.
+const SUPPLIES_MAX: u32 = 5;
+
+/// What is executed, how often, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) pace: Pace,
+    pub(crate) jobs: usize,
+    pub(crate) repeat: u32,
+}
+
+/// One execution of one action.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Of the action, in the recording.
+    index: usize,
+    uncached: Digest,
+    start: Option<Duration>,
+}
+
+/// How a turn ended.
+pub(crate) struct Ended {
+    pub(crate) index: usize,
+    /// What there is to compare, or why there is nothing.
+    pub(crate) outcome: Result<Outcome, Failure>,
+    pub(crate) metadata: Option<reapi::ExecutedActionMetadata>,
+    pub(crate) took: Duration,
+    /// How much later it began than it should have.
+    pub(crate) late: Duration,
+}
+
+/// Why an execution has no result.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) reason: String,
+}
+
+impl Failure {
+    fn new(code: Code, reason: String) -> Self {
+        Self { code, reason }
+    }
+}
+
+/// Executes everything, until the end or until `interrupted`; what ended goes to `tally`. Whether it was interrupted.
+pub(crate) async fn drive(
+    replay: &Replay<'_>,
+    interrupted: impl Future<Output = ()>,
+    tally: &mut Tally,
+    bar: &Bar,
+) -> bool {
+    let started = Instant::now();
+    let turns = replay.turns().map(|turn| replay.take(turn, started));
+    let mut ended = futures::stream::iter(turns).buffer_unordered(replay.plan.jobs);
+    tokio::pin!(interrupted);
+    let mut failures_in_a_row = 0;
+    let was_interrupted = loop {
+        let ended = tokio::select! {
+            ended = ended.next() => ended,
+            () = &mut interrupted => break true,
+        };
+        let Some(ended) = ended else { break false };
+        failures_in_a_row = if ended.outcome.is_err() { failures_in_a_row + 1 } else { 0 };
+        tally.add(ended);
+        bar.step();
+        bar.message(&tally.in_short());
+        if failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
+            tally.give_up(format!("{failures_in_a_row} executions in a row failed: the rest is left"));
+            break false;
+        }
+    };
+    tally.took(started.elapsed());
+    was_interrupted
+}
+
+/// What the executions have in common.
+pub(crate) struct Replay<'r> {
+    pub(crate) server: &'r Server,
+    pub(crate) recording: &'r Recording,
+    pub(crate) prepared: &'r Prepared,
+    pub(crate) plan: Plan,
+}
+
+impl Replay<'_> {
+    /// All executions, a repetition after the other.
+    fn turns(&self) -> impl Iterator<Item = Turn> {
+        let actions = &self.recording.actions;
+        let span = actions.iter().map(|action| action.start).max().unwrap_or_default();
+        let repetitions = 0..self.plan.repeat;
+        let all = repetitions
+            .flat_map(|repetition| self.prepared.ready.iter().map(move |ready| (repetition, *ready)));
+        all.zip(0..).map(move |((repetition, (index, uncached)), number)| {
+            let start = self.plan.pace.start(number, actions[index].start, span, repetition);
+            Turn { index, uncached, start }
+        })
+    }
+
+    async fn take(&self, turn: Turn, started: Instant) -> Ended {
+        let due = turn.start.map(|start| started + start);
+        if let Some(due) = due {
+            sleep_until(due).await;
+        }
+        let began = Instant::now();
+        let late = due.map(|due| began - due).unwrap_or_default();
+        let recorded = &self.recording.actions[turn.index];
+        let (outcome, metadata) = match self.execute(recorded, turn.uncached).await {
+            Ok(response) => {
+                let result = response.result.as_ref();
+                let metadata = result.and_then(|result| result.execution_metadata.clone());
+                (outcome(recorded, &response), metadata)
+            }
+            Err(failure) => (Err(failure), None),
+        };
+        Ended { index: turn.index, outcome, metadata, took: began.elapsed(), late }
+    }
+
+    /// Executes one action; what the server has lost of it meanwhile is uploaded again, as every client has to.
+    async fn execute(
+        &self,
+        recorded: &RecordedAction,
+        uncached: Digest,
+    ) -> Result<reapi::ExecuteResponse, Failure> {
+        let mut supplies = 0;
+        loop {
+            let answer = self.server.remote.execute(&uncached).await;
+            let lacks_blobs = match &answer {
+                Ok(response) => lacks_blobs(response),
+                // The details of what is missing do not come this far.
+                Err(error) => matches!(error.code(), Some(Code::FailedPrecondition | Code::NotFound)),
+            };
+            if lacks_blobs && supplies < SUPPLIES_MAX {
+                supplies += 1;
+                let resent = self.prepared.supply_again(self.server, recorded, uncached).await;
+                if resent.map_err(|error| Failure::new(Code::FailedPrecondition, format!("{error:#}")))? {
+                    continue;
+                }
+            }
+            return answer.map_err(|error| {
+                let code = error.code().unwrap_or(Code::Unknown);
+                Failure::new(code, short(&error))
+            });
+        }
+    }
+}
+
+/// Without the server's address, which is the same for all.
+fn short(error: &RemoteError) -> String {
+    match error {
+        RemoteError::Unavailable { reason, .. } | RemoteError::Refused { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn lacks_blobs(response: &reapi::ExecuteResponse) -> bool {
+    let Some(status) = &response.status else { return false };
+    let names_blobs = || {
+        let failures = status.details.iter().filter_map(PreconditionFailure::from_any);
+        failures.flat_map(|failure| failure.violations).any(|violation| violation.r#type == "MISSING")
+    };
+    status.code == i32::from(Code::FailedPrecondition) && names_blobs()
+}
+
+/// What there is to compare of a response.
+fn outcome(recorded: &RecordedAction, response: &reapi::ExecuteResponse) -> Result<Outcome, Failure> {
+    let outcome = Outcome::of(response, recorded.digest.function())
+        .map_err(|error| Failure::new(Code::DataLoss, format!("the server's result: {error}")))?;
+    if is_error(&outcome, recorded.outcome.as_ref()) {
+        let message = response.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
+        return Err(Failure::new(outcome.status, message.to_owned()));
+    }
+    Ok(outcome)
+}

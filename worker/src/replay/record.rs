@@ -1,0 +1,212 @@
+//! `longshore record`: a bundle from a recording and the CAS that still has its blobs.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use futures::StreamExt as _;
+use longshore_cas_store::blob::BlobPin;
+use longshore_cas_store::digest::Digest;
+use longshore_cas_store::source::FetchError;
+
+use super::bundle::BundleWriter;
+use super::closure::Closure;
+use super::outcome::Output;
+use super::recording::{RecordedAction, Recording};
+use super::server::{Server, ServerArgs};
+use super::{Verdict, name_of};
+use crate::signals::Signals;
+use crate::status_line::{Bar, say, size};
+
+/// The store that blobs pass through is as large as the bundle: both have the same files.
+const STORE_BYTES_MAX: u64 = u64::MAX / 2;
+/// Actions that are named, of those that are left out.
+const NAMED_MAX: usize = 20;
+
+/// Make a bundle: actions with everything that they need, in a folder
+///
+/// Reads which actions to record from a log of Bazel's (--remote_grpc_log=FILE, or --experimental_remote_grpc_log=FILE in
+/// older versions) or from a list of digests, and fetches all their inputs from the server, while it still has them.
+///
+/// Exit codes: 0 everything is in the bundle; 2 the recording is not what it should be, and what could be read of it is in
+/// the bundle; 4 the server lacks some of it, and the rest is in the bundle, or cannot be asked.
+#[expect(clippy::doc_markdown, reason = "it is what --help says, and no Markdown")]
+#[derive(Args, Clone, Debug)]
+pub struct RecordArgs {
+    /// A log of Bazel's, or a list of action digests, one a line; - reads such a list from stdin.
+    #[arg(value_name = "LOG")]
+    pub recording: PathBuf,
+
+    /// The bundle's folder, which must be new or empty.
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Makes a bundle.
+///
+/// # Errors
+/// A bundle that cannot be written. What is wrong with the recording or the server is in the exit code, and said.
+pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
+    let recording = match Recording::open(&args.recording) {
+        Ok(recording) if recording.blobs.is_elsewhere() => recording,
+        Ok(_) => {
+            say("the recording has its blobs already: replay it as it is");
+            return Ok(Verdict::BadInput.into());
+        }
+        Err(error) => {
+            say(&error.to_string());
+            return Ok(Verdict::BadInput.into());
+        }
+    };
+    for problem in &recording.problems {
+        say(problem);
+    }
+    let bundle = BundleWriter::create(&args.bundle)
+        .with_context(|| format!("cannot make a bundle in {}", args.bundle.display()))?;
+    let server = Server::open(&args.server, &args.bundle, STORE_BYTES_MAX)?;
+    let mut recorder =
+        Recorder { server, bundle, closure: Closure::default(), broken: HashMap::new(), blobs: 0, bytes: 0 };
+    let mut signals = Signals::new()?;
+    let bar = Bar::spinner();
+    let gathered = tokio::select! {
+        gathered = recorder.gather(&recording.actions, &bar) => gathered,
+        () = signals.next() => return Ok(Verdict::Interrupted.into()),
+    };
+    drop(bar);
+    if let Err(error) = gathered {
+        say(&format!("{error:#}"));
+        return Ok(Verdict::Errors.into());
+    }
+    recorder.finish(&args, &recording)
+}
+
+struct Recorder {
+    server: Server,
+    bundle: BundleWriter,
+    closure: Closure,
+    /// Blobs that are not to be had, and why.
+    broken: HashMap<Digest, String>,
+    blobs: u64,
+    bytes: u64,
+}
+
+impl Recorder {
+    /// Fetches all that the actions need; fails when the server cannot be asked.
+    async fn gather(&mut self, actions: &[RecordedAction], bar: &Bar) -> anyhow::Result<()> {
+        let digests = actions.iter().map(|action| action.digest).collect();
+        for (digest, message) in self.messages(digests, bar).await? {
+            if let Err(reason) = self.closure.action(digest, &message) {
+                self.broken.insert(digest, reason);
+            }
+        }
+        loop {
+            let pending = self.closure.take_pending();
+            if pending.is_empty() {
+                break;
+            }
+            for (digest, message) in self.messages(pending, bar).await? {
+                if let Err(reason) = self.closure.directory(digest, &message) {
+                    self.broken.insert(digest, reason);
+                }
+            }
+        }
+        self.fetch(self.closure.leaves(), bar, async |_, _| Ok(())).await?;
+        self.output_trees(actions, bar).await
+    }
+
+    /// Output folders are compared by their trees; a server that has evicted them leaves their digests to compare.
+    async fn output_trees(&mut self, actions: &[RecordedAction], bar: &Bar) -> anyhow::Result<()> {
+        let outputs = actions.iter().filter_map(|action| action.outcome.as_ref());
+        let mut trees: Vec<Digest> = outputs
+            .flat_map(|outcome| outcome.outputs.values())
+            .filter_map(|output| if let Output::Tree(digest) = output { Some(*digest) } else { None })
+            .filter(|digest| !digest.is_empty())
+            .collect();
+        trees.sort_unstable();
+        trees.dedup();
+        let broken = self.broken.clone();
+        self.fetch(trees, bar, async |_, _| Ok(())).await?;
+        self.broken = broken;
+        Ok(())
+    }
+
+    /// Fetches messages into the bundle, and returns those that came.
+    async fn messages(&mut self, wanted: Vec<Digest>, bar: &Bar) -> anyhow::Result<Vec<(Digest, Bytes)>> {
+        let mut messages = Vec::with_capacity(wanted.len());
+        self.fetch(wanted, bar, async |server, pin| {
+            messages.push((*pin.digest(), server.read(&pin).await?));
+            Ok(())
+        })
+        .await?;
+        Ok(messages)
+    }
+
+    /// Fetches blobs into the bundle, and hands over each one that came.
+    async fn fetch(
+        &mut self,
+        wanted: Vec<Digest>,
+        bar: &Bar,
+        mut take: impl AsyncFnMut(&Server, BlobPin) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut fetches = self.server.fetch(wanted);
+        while let Some(fetched) = fetches.next().await {
+            let pin = match fetched.outcome {
+                Ok(pin) => pin,
+                Err(error @ (FetchError::Missing | FetchError::Corrupt { .. })) => {
+                    self.broken.insert(fetched.digest, error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let path = self.bundle.blob(&fetched.digest)?;
+            if !path.exists() {
+                self.server.link(&pin, path).await.context("cannot write to the bundle")?;
+                self.blobs += 1;
+                self.bytes += fetched.digest.size_bytes();
+            }
+            bar.message(&format!("{} blobs, {}", self.blobs, size(self.bytes)));
+            take(&self.server, pin).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the manifest, and says what is not in it.
+    fn finish(self, args: &RecordArgs, recording: &Recording) -> anyhow::Result<ExitCode> {
+        let spoilt = self.closure.spoilt(self.broken.keys().copied());
+        let (left_out, actions): (Vec<_>, Vec<_>) =
+            recording.actions.iter().partition(|action| spoilt.contains_key(&action.digest));
+        for action in left_out.iter().take(NAMED_MAX) {
+            let blob = spoilt[&action.digest];
+            say(&format!("{} is left out: {blob}: {}", name_of(action), self.broken[&blob]));
+        }
+        if left_out.len() > NAMED_MAX {
+            say(&format!("{} more actions are left out", left_out.len() - NAMED_MAX));
+        }
+        if actions.is_empty() {
+            say("there is nothing to make a bundle of");
+            return Ok(Verdict::Errors.into());
+        }
+        self.bundle.finish(actions.iter().copied()).context("cannot write the manifest")?;
+        let of = if left_out.is_empty() { String::new() } else { format!(" of {}", recording.actions.len()) };
+        println!(
+            "recorded {}{of} actions with {} blobs, {}, in {}",
+            actions.len(),
+            self.blobs,
+            size(self.bytes),
+            args.bundle.display()
+        );
+        Ok(match (left_out.is_empty(), recording.problems.is_empty()) {
+            (false, _) => Verdict::Errors,
+            (true, false) => Verdict::BadInput,
+            (true, true) => Verdict::Equal,
+        }
+        .into())
+    }
+}

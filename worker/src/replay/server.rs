@@ -1,0 +1,165 @@
+//! The server that is recorded from or replayed against, and a store of our own for what passes through.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use futures::stream::BoxStream;
+use longshore_cas_store::blob::{BlobPin, BlobStore, Ingest, StoreError, StoreOptions};
+use longshore_cas_store::digest::{Digest, FileKey};
+use longshore_cas_store::dir::OsDir;
+use longshore_cas_store::io::Environment;
+use longshore_cas_store::root::StoreRoot;
+use longshore_cas_store::source::{BlobSource as _, Fetched};
+use tempfile::TempDir;
+
+use super::blobs::LocalBlobs;
+use crate::config::Span;
+use crate::connect::TlsOptions;
+use crate::environment::{Threads, environment};
+use crate::remote::{Remote, RemoteOptions};
+
+/// What is read from a file at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Where the server is, and who we are to it.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// The server: grpc://HOST:PORT, grpcs://HOST:PORT (TLS) or unix:PATH.
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+
+    /// The instance name of every request.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub instance: String,
+
+    /// A PEM file with the authorities that the server's certificate is checked against [default: the system's].
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// A PEM file with our certificate, for servers that ask for one.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+
+    /// A PEM file with the key of our certificate.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+
+    /// A file with a bearer token.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// How long the server may be gone before that is an error, such as 30s or 5m.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub outage: Span,
+}
+
+impl ServerArgs {
+    fn options(&self) -> RemoteOptions {
+        RemoteOptions {
+            instance_name: self.instance.clone(),
+            tls: TlsOptions {
+                authorities: self.ca.clone(),
+                identity: self.certificate.clone().zip(self.key.clone()),
+                server_name: None,
+            },
+            token_file: self.token_file.clone(),
+            outage_max: self.outage.0,
+            ..RemoteOptions::new(&self.server)
+        }
+    }
+}
+
+/// The server. What is fetched or uploaded passes through a store in a folder that is removed in the end.
+pub(crate) struct Server {
+    pub(crate) remote: Remote,
+    store: Arc<BlobStore>,
+    environment: Environment,
+    /// Held for its lock.
+    _root: StoreRoot,
+    /// Dropped last: the folder is gone then.
+    _folder: TempDir,
+}
+
+impl Server {
+    /// A client of the server, with a store below `parent` that takes about `size_bytes_max` on the disk. Blocks.
+    pub(crate) fn open(args: &ServerArgs, parent: &Path, size_bytes_max: u64) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(".longshore-").tempdir_in(parent);
+        let folder = folder.with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        let environment = environment(Threads::of_this_machine()).context("cannot start threads")?;
+        let root = StoreRoot::claim(folder.path())?;
+        let (store, _) = BlobStore::open(&root, StoreOptions { size_bytes_max }, environment.clone())?;
+        let remote = Remote::new(&args.options(), store.clone(), environment.clone())?;
+        Ok(Self { remote, store, environment, _root: root, _folder: folder })
+    }
+
+    /// Fetches blobs, each of which is verified.
+    pub(crate) fn fetch(&self, wanted: Vec<Digest>) -> BoxStream<'static, Fetched> {
+        self.remote.fetch(wanted, self.store.clone())
+    }
+
+    /// Reads a blob that is held.
+    pub(crate) async fn read(&self, pin: &BlobPin) -> Result<Bytes, StoreError> {
+        self.store.read(pin, 0..pin.digest().size_bytes()).await
+    }
+
+    /// Reads messages of the recording's, and verifies them.
+    pub(crate) async fn read_local(
+        &self,
+        blobs: &Arc<LocalBlobs>,
+        wanted: Vec<Digest>,
+    ) -> Vec<(Digest, std::io::Result<Bytes>)> {
+        let blobs = blobs.clone();
+        let read = move || wanted.into_iter().map(|digest| (digest, blobs.read(&digest))).collect();
+        self.environment.io.run(read).await
+    }
+
+    /// Takes in bytes, to be uploaded.
+    pub(crate) async fn put(&self, digest: Digest, data: Bytes) -> Result<BlobPin, StoreError> {
+        self.store.put(digest, data).await
+    }
+
+    /// Gives a blob that is held a second name, outside of the store.
+    pub(crate) async fn link(&self, pin: &BlobPin, path: PathBuf) -> anyhow::Result<()> {
+        let (store, digest) = (self.store.clone(), *pin.digest());
+        let link = move || -> anyhow::Result<()> {
+            if digest.is_empty() {
+                std::fs::write(&path, b"")?;
+                return Ok(());
+            }
+            let (parent, name) = path.parent().zip(path.file_name()).context("a path without a name")?;
+            let key = FileKey { digest, executable: false };
+            store.link(&key, &OsDir::open(parent)?, Path::new(name))?;
+            Ok(())
+        };
+        self.environment.io.run(link).await
+    }
+
+    /// Takes in a blob of the recording's, and verifies it: what is wrong with it, if something is.
+    pub(crate) async fn take_in(&self, blobs: &Arc<LocalBlobs>, digest: Digest) -> Result<BlobPin, String> {
+        let mut writer = match self.store.ingest(digest).await.map_err(|error| error.to_string())? {
+            Ingest::Present(pin) => return Ok(pin),
+            Ingest::Write(writer) => writer,
+        };
+        let blobs = blobs.clone();
+        let io = &self.environment.io;
+        let mut file = io.run(move || blobs.open(&digest)).await.map_err(|error| error.to_string())?;
+        loop {
+            let read = move || {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let read = file.read(&mut chunk)?;
+                chunk.truncate(read);
+                Ok::<_, std::io::Error>((file, Bytes::from(chunk)))
+            };
+            let chunk;
+            (file, chunk) = io.run(read).await.map_err(|error| error.to_string())?;
+            if chunk.is_empty() {
+                break;
+            }
+            writer.write(chunk).await.map_err(|error| error.to_string())?;
+        }
+        writer.finish().await.map_err(|error| error.to_string())
+    }
+}

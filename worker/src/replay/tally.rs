@@ -1,0 +1,82 @@
+//! What comes of a replay while it goes on: counts, times, outcomes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::compare::Seen;
+use super::drive::Ended;
+use super::measure::Times;
+use super::outcome::status_name;
+
+/// Failures that are told apart.
+const FAILURES_MAX: usize = 50;
+
+/// Everything that was counted.
+pub(crate) struct Tally {
+    /// By index into the recording.
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) times: Times,
+    /// Executions by the name of their status.
+    pub(crate) statuses: BTreeMap<String, u64>,
+    /// Executions without a result, by what the server said: how many, and the first action among them.
+    pub(crate) failures: BTreeMap<String, (u64, usize)>,
+    pub(crate) executions: u64,
+    pub(crate) failed: u64,
+    pub(crate) late_max: Duration,
+    pub(crate) elapsed: Duration,
+    /// Why the rest was not executed.
+    pub(crate) given_up: Option<String>,
+}
+
+impl Tally {
+    /// For so many actions.
+    pub(crate) fn new(actions: usize) -> Self {
+        Self {
+            seen: std::iter::repeat_with(Seen::default).take(actions).collect(),
+            times: Times::new(),
+            statuses: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            executions: 0,
+            failed: 0,
+            late_max: Duration::ZERO,
+            elapsed: Duration::ZERO,
+            given_up: None,
+        }
+    }
+
+    pub(crate) fn add(&mut self, ended: Ended) {
+        self.executions += 1;
+        self.late_max = self.late_max.max(ended.late);
+        self.times.add(ended.took, ended.metadata.as_ref());
+        let code = match ended.outcome {
+            Ok(outcome) => {
+                let status = outcome.status;
+                self.seen[ended.index].add(outcome);
+                status
+            }
+            Err(failure) => {
+                self.failed += 1;
+                let reason = format!("{}: {}", status_name(failure.code), failure.reason);
+                let is_known = self.failures.contains_key(&reason);
+                let reason =
+                    if is_known || self.failures.len() < FAILURES_MAX { reason } else { "others".to_owned() };
+                self.failures.entry(reason).or_insert((0, ended.index)).0 += 1;
+                failure.code
+            }
+        };
+        *self.statuses.entry(status_name(code)).or_default() += 1;
+    }
+
+    pub(crate) fn give_up(&mut self, reason: String) {
+        self.given_up = Some(reason);
+    }
+
+    pub(crate) fn took(&mut self, elapsed: Duration) {
+        self.elapsed = elapsed;
+    }
+
+    /// For a line that changes all the time.
+    pub(crate) fn in_short(&self) -> String {
+        if self.failed == 0 { String::new() } else { format!("{} failed", self.failed) }
+    }
+}
