@@ -18,7 +18,8 @@ once as the machine has cores. Point Bazel at it:
     bazel build --remote_executor=grpc://127.0.0.1:8980 //...
 
 It is the cache, the action cache, the scheduler and the worker of one machine. Ctrl-C lets running actions end and \
-stops; a second Ctrl-C stops at once. LONGSHORE_LOG sets what is logged: error, warn, info (the default) or debug.";
+stops; a second Ctrl-C stops at once. LONGSHORE_LOG sets what is logged: error, warn (the default at a terminal), info \
+(the default elsewhere: a line for each action) or debug.";
 
 const WORKER_ABOUT: &str = "\
 Works for schedulers elsewhere: takes actions from them, runs them here, and puts outputs where their clients read.

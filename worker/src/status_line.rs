@@ -110,13 +110,15 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(Above, "longshore: {text}");
 }
 
-/// Logs to stderr what `LONGSHORE_LOG` asks for, `info` by default.
+/// Logs to stderr what `LONGSHORE_LOG` asks for; by default `info`, and `warn` at a terminal, where the status line tells
+/// of actions and a line for each of them would bury what matters.
 ///
 /// # Errors
 /// A variable that asks for nothing that can be understood.
 pub fn start_logging() -> anyhow::Result<()> {
     let wanted = std::env::var("LONGSHORE_LOG").unwrap_or_default();
-    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let default = if io::stderr().is_terminal() { "warn" } else { "info" };
+    let wanted = if wanted.is_empty() { default } else { &wanted };
     let filter = EnvFilter::try_new(wanted)
         .with_context(|| format!("LONGSHORE_LOG={wanted}: expected error, warn, info or debug"))?;
     tracing_subscriber::fmt()
