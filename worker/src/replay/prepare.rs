@@ -209,7 +209,8 @@ impl Prepared {
         *self.supply.uploaded.lock()
     }
 
-    /// Sends once more what one action needs and the server has lost; whether there was anything that could be sent.
+    /// Sends once more what one action needs and the server has lost. Whether another attempt can help: somebody else may
+    /// have sent it in the meantime.
     pub(crate) async fn supply_again(
         &self,
         server: &Server,
@@ -225,7 +226,7 @@ impl Prepared {
         if let Some((blob, reason)) = broken.into_iter().next() {
             anyhow::bail!("{}: blob {blob} {reason}", name_of(recorded));
         }
-        Ok(self.uploaded().blobs > before)
+        Ok(self.uploaded().blobs > before || !self.supply.blobs.is_elsewhere())
     }
 }
 
