@@ -11,22 +11,15 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use longshore_cas_store::blob::{BlobPin, BlobStore, StoreOptions};
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
+use longshore_cas_store::io::{Clock, Environment, IoPool};
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::StoreRoot;
 use longshore_cas_store::source::{BlobSource as _, FetchError};
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_worker::environment::{MachineClock, TokioExecutor};
 use longshore_worker::remote::{Remote, RemoteOptions};
 use tempfile::TempDir;
-
-struct Tokio;
-
-impl Executor for Tokio {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
-    }
-}
 
 /// A clock whose sleeps take no time: it is set forward instead.
 #[derive(Debug)]
@@ -61,19 +54,6 @@ impl Clock for HastyClock {
         state.1.push(duration);
         // Others get their turn, as they would.
         Box::pin(tokio::task::yield_now())
-    }
-}
-
-/// The clock of the machine.
-struct MachineClock;
-
-impl Clock for MachineClock {
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(duration))
     }
 }
 
@@ -113,7 +93,7 @@ impl ColdWorker {
     ) -> Result<Self> {
         let folder = tempfile::tempdir_in(parent)?;
         let io = IoPool::new(Arc::new(rayon::ThreadPoolBuilder::new().build()?));
-        let environment = Environment { io, executor: Arc::new(Tokio), clock };
+        let environment = Environment { io, executor: Arc::new(TokioExecutor::current()), clock };
         let root = StoreRoot::claim(&folder.path().join("root"))?;
         let store_options = StoreOptions { size_bytes_max: 1 << 40 };
         let (store, _) = BlobStore::open(&root, store_options, environment.clone())?;

@@ -103,12 +103,23 @@ pub(crate) fn environment(threads: Threads) -> Result<Environment, rayon::Thread
         .build()?;
     Ok(Environment {
         io: IoPool::new(Arc::new(pool)),
-        executor: Arc::new(TokioExecutor(Handle::current())),
+        executor: Arc::new(TokioExecutor::current()),
         clock: Arc::new(MachineClock),
     })
 }
 
-struct TokioExecutor(Handle);
+/// Runs tasks on a runtime of tokio.
+pub struct TokioExecutor(Handle);
+
+impl TokioExecutor {
+    /// On the runtime that this is called in.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn current() -> Self {
+        Self(Handle::current())
+    }
+}
 
 impl Executor for TokioExecutor {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
@@ -116,7 +127,8 @@ impl Executor for TokioExecutor {
     }
 }
 
-struct MachineClock;
+/// The time of the machine, and tokio's timers.
+pub struct MachineClock;
 
 impl Clock for MachineClock {
     fn now(&self) -> SystemTime {

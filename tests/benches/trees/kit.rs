@@ -5,20 +5,20 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use longshore_cas_store::blob::{BlobStore, StoreOptions};
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::dir::OsDir;
-use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
+use longshore_cas_store::io::{Environment, IoPool};
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::StoreRoot;
 use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_worker::environment::{MachineClock, TokioExecutor};
 use longshore_worker::materialize::HardlinkMaterializer;
 use tokio::runtime::Handle;
 
@@ -28,24 +28,6 @@ use crate::shape::Shape;
 
 /// Blobs that are stored at once.
 const UPLOAD_BATCH: usize = 1_000;
-
-struct Tokio;
-
-impl Executor for Tokio {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
-    }
-}
-
-impl Clock for Tokio {
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(duration))
-    }
-}
 
 /// Everything that is measured, in one folder.
 pub(crate) struct Bench {
@@ -68,7 +50,11 @@ impl Bench {
         let folder = tempfile::tempdir_in(parent)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         let io = IoPool::new(Arc::new(pool));
-        let environment = Environment { io: io.clone(), executor: Arc::new(Tokio), clock: Arc::new(Tokio) };
+        let environment = Environment {
+            io: io.clone(),
+            executor: Arc::new(TokioExecutor::current()),
+            clock: Arc::new(MachineClock),
+        };
         let root = StoreRoot::claim(&folder.path().join("root"))?;
         let options = StoreOptions { size_bytes_max: 1 << 40 };
         let (store, _) = BlobStore::open(&root, options, environment.clone())?;

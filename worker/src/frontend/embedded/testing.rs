@@ -7,11 +7,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use longshore_cas_store::blob::{BlobStore, StoreOptions};
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
+use longshore_cas_store::io::{Clock, Environment, IoPool};
 use longshore_cas_store::record::RecordStore;
 use longshore_cas_store::root::StoreRoot;
 use longshore_proto::Message;
 use tokio::sync::watch;
+
+use crate::environment::{MachineClock, TokioExecutor};
 
 /// What the store may take: room for every test.
 const LIMIT_BYTES: u64 = 64 << 20;
@@ -26,14 +28,18 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new() -> Self {
-        Self::with_clock(Arc::new(Tokio))
+        Self::with_clock(Arc::new(MachineClock))
     }
 
     pub(super) fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = StoreRoot::claim(&folder.path().join("root")).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let environment = Environment { io: IoPool::new(Arc::new(pool)), executor: Arc::new(Tokio), clock };
+        let environment = Environment {
+            io: IoPool::new(Arc::new(pool)),
+            executor: Arc::new(TokioExecutor::current()),
+            clock,
+        };
         let options = StoreOptions { size_bytes_max: LIMIT_BYTES };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let records = Arc::new(RecordStore::new(store.clone()));
@@ -48,24 +54,6 @@ impl Fixture {
 
     pub(super) async fn put_message(&self, message: &impl Message) -> Digest {
         self.put(&message.encode_to_vec()).await
-    }
-}
-
-struct Tokio;
-
-impl Executor for Tokio {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
-    }
-}
-
-impl Clock for Tokio {
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(duration))
     }
 }
 

@@ -4,33 +4,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use longshore_cas_store::blob::StoreOptions;
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_cas_store::io::{Clock, Environment, Executor};
+use longshore_cas_store::io::Environment;
 use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 use longshore_proto::{Message as _, protobuf, reapi};
 
 use super::*;
+use crate::environment::{MachineClock, TokioExecutor};
 
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
-
-struct Tokio;
-
-impl Executor for Tokio {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
-    }
-}
-
-impl Clock for Tokio {
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        tokio::time::sleep(duration).boxed()
-    }
-}
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -45,7 +28,11 @@ async fn fixture(owner: Option<Owner>) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
     let io = IoPool::new(Arc::new(pool));
-    let environment = Environment { io: io.clone(), executor: Arc::new(Tokio), clock: Arc::new(Tokio) };
+    let environment = Environment {
+        io: io.clone(),
+        executor: Arc::new(TokioExecutor::current()),
+        clock: Arc::new(MachineClock),
+    };
     let root = StoreRoot::claim(folder.path()).unwrap();
     let options = StoreOptions { size_bytes_max: 1 << 30 };
     let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
