@@ -23,6 +23,17 @@ pub fn timestamp(time: SystemTime) -> protobuf::Timestamp {
     }
 }
 
+/// The time of day that a message says; nothing if its fields are out of range.
+pub fn from_timestamp(wire: &protobuf::Timestamp) -> Option<SystemTime> {
+    let nanos = u64::try_from(wire.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    let seconds = Duration::from_secs(wire.seconds.unsigned_abs());
+    let whole = match wire.seconds {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(seconds),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(seconds),
+    };
+    whole?.checked_add(Duration::from_nanos(nanos))
+}
+
 /// The message of a span of time.
 pub fn duration(duration: Duration) -> protobuf::Duration {
     protobuf::Duration { seconds: whole_seconds(duration), nanos: nanos(duration) }
@@ -57,7 +68,16 @@ mod tests {
             (SystemTime::UNIX_EPOCH - Duration::new(5, 1), -6, 999_999_999),
         ];
         for (time, seconds, nanos) in cases {
-            assert_eq!(timestamp(time), protobuf::Timestamp { seconds, nanos }, "{time:?}");
+            let wire = protobuf::Timestamp { seconds, nanos };
+            assert_eq!(timestamp(time), wire, "{time:?}");
+            assert_eq!(from_timestamp(&wire), Some(time));
+        }
+        for (seconds, nanos) in [(0, -1), (0, 1_000_000_000), (i64::MAX, 1_000_000_000)] {
+            assert_eq!(
+                from_timestamp(&protobuf::Timestamp { seconds, nanos }),
+                None,
+                "{seconds} s {nanos} ns"
+            );
         }
     }
 

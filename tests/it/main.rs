@@ -3,6 +3,7 @@
 mod architecture;
 mod hostile;
 mod life;
+mod nativelink;
 mod outputs;
 mod remote;
 mod replay;

@@ -18,6 +18,7 @@ use crate::cli::WorkerArgs;
 use crate::config::{CasConfig, Config, Jobs, Kind, SchedulerConfig};
 use crate::connect::Link;
 use crate::environment::Threads;
+use crate::frontend::nativelink::NativeLink;
 use crate::frontend::{SchedulerOptions, Slots, WorkSource, pump};
 use crate::machine::{Claimed, Machine, host_name};
 use crate::memory::give_back;
@@ -208,6 +209,7 @@ fn options_of(
 fn writes_results(kind: Kind) -> bool {
     match kind {
         Kind::Bots => false,
+        Kind::NativeLink => true,
     }
 }
 
@@ -215,6 +217,7 @@ fn writes_results(kind: Kind) -> bool {
 fn open_source(kind: Kind, options: &SchedulerOptions) -> anyhow::Result<Arc<dyn WorkSource>> {
     match kind {
         Kind::Bots => bail!("{kind} at {}: this longshore cannot speak to it yet", options.link.origin()),
+        Kind::NativeLink => Ok(NativeLink::start(options.clone())),
     }
 }
 

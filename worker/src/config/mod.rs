@@ -66,12 +66,15 @@ pub struct SchedulerConfig {
 pub enum Kind {
     /// `google.devtools.remoteworkers.v1test2.Bots`, which `BuildGrid` speaks.
     Bots,
+    /// `NativeLink`'s `WorkerApi`.
+    NativeLink,
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bots => "bots",
+            Self::NativeLink => "nativelink",
         })
     }
 }
@@ -156,6 +159,11 @@ impl Config {
             if !known.insert((kind, endpoint.get_ref(), instance_name)) {
                 let reason = "the same scheduler and instance come twice; say `capacity` to be given more";
                 return Err((Some(endpoint.span()), reason.to_owned()));
+            }
+            let repeated = scheduler.platform.iter().find(|(_, Values(values))| values.len() > 1);
+            if let Some((name, _)) = repeated.filter(|_| *kind == Kind::NativeLink) {
+                let reason = format!("a {kind} scheduler knows one value a property, and {name} has several");
+                return Err((Some(endpoint.span()), reason));
             }
         }
         Ok(())

@@ -48,7 +48,7 @@ fn a_property_may_have_several_values() {
 // Who makes a mistake is told where it is and what would be right.
 #[test]
 fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 14] = [
         ("", &["FILE: there is no [[scheduler]]"]),
         ("[worker]\n\njob = 3\n", &["FILE, line 3", "unknown field `job`", "`jobs`"]),
         ("[worker]\njobs = 0\n", &["line 2", "from 1 to 65535"]),
@@ -61,6 +61,10 @@ fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
         (
             "[[scheduler]]\nkind = \"bots\"\nendpoint = \"localhost:1\"\n",
             &["line 3", "grpc://HOST:PORT", "unix:PATH"],
+        ),
+        (
+            "[[scheduler]]\nkind = \"nativelink\"\nendpoint = \"grpc://localhost:1\"\nplatform = { a = [\"1\", \"2\"] }\n",
+            &["line 3", "one value", "a has several"],
         ),
         (
             "[[scheduler]]\nkind = \"bots\"\nendpoint = \"grpc://localhost:1\"\nplatform = { a = 1 }\n",
