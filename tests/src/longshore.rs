@@ -67,6 +67,22 @@ impl Longshore {
         Ok(longshore)
     }
 
+    /// Starts one that works for the schedulers of a configuration, and returns when it says so. It has no address.
+    pub async fn work(config: &str, home: Option<Arc<TempDir>>) -> Result<Self> {
+        let home = match home {
+            Some(home) => home,
+            None => Arc::new(new_home()?),
+        };
+        let file = home.path().join("worker.toml");
+        std::fs::write(&file, config).with_context(|| file.display().to_string())?;
+        let mut command = Command::new(binary()?);
+        command.arg("worker").arg("--config").arg(&file).arg("--root").arg(home.path().join("root"));
+        let (child, output) = spawn(command)?;
+        let longshore = Self { child, home, uri: String::new(), output };
+        longshore.prints(&["works as"]).await?;
+        Ok(longshore)
+    }
+
     /// A new client of it, on a connection of its own.
     pub async fn client(&self) -> Result<Client> {
         Client::connect(&self.uri).await

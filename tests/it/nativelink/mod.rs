@@ -2,6 +2,7 @@
 
 mod faults;
 mod session;
+mod worker;
 
 use std::sync::Arc;
 

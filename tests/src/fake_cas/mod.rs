@@ -179,6 +179,11 @@ impl FakeCas {
         self.state.lock().blobs.get(&digest.hash_hex()).cloned()
     }
 
+    /// The result that it has for that action.
+    pub fn result(&self, action: &Digest) -> Option<reapi::ActionResult> {
+        self.state.lock().results.get(&action.hash_hex()).cloned()
+    }
+
     /// The next call of `method` goes wrong; those after it as other faults say.
     pub fn once(&self, method: Method, fault: Fault) {
         self.state.lock().once.entry(method).or_default().push_back(fault);
