@@ -72,6 +72,7 @@ scratch() {
   # Actions may run as another user, who has to be able to walk to their folders.
   chmod 755 "$scratch"
   longshore_pid=
+  started_pids=()
   bazel_workspaces=()
   trap clean_up EXIT
   trap 'exit 130' INT TERM
@@ -83,6 +84,8 @@ clean_up() {
     (cd "$workspace" && bazel_command shutdown) > /dev/null 2>&1 || true
   done
   stop_longshore
+  local pid
+  for pid in ${started_pids[@]+"${started_pids[@]}"}; do give_up "$pid"; done
   [ -n "${LONGSHORE_TESTS_KEEP:-}" ] && { say "kept: $scratch"; return; }
   chmod -R u+w "$scratch" 2> /dev/null || true
   rm -rf "$scratch"
@@ -143,6 +146,62 @@ stop_longshore() {
   kill "-${1:-TERM}" "$longshore_pid" 2> /dev/null || true
   wait "$longshore_pid" 2> /dev/null || true
   longshore_pid=
+}
+
+# free_port: a port of 127.0.0.1 that nobody listens at now.
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# wait_for_port PORT SECONDS PID: until somebody listens there; fails if PID ends or the time passes.
+wait_for_port() {
+  local _
+  for _ in $(seq $(($2 * 10))); do
+    (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null && return 0
+    kill -0 "$3" 2> /dev/null || return 1
+    sleep 0.1
+  done
+  return 1
+}
+
+# start LOG COMMAND...: a process in the background that is ended at exit; leaves $started.
+start() {
+  local log=$1
+  shift
+  "$@" > "$log" 2>&1 < /dev/null &
+  started=$!
+  started_pids+=("$started")
+}
+
+# stop_started PID [SIGNAL]: ends such a process and waits until it has gone.
+stop_started() {
+  kill "-${2:-TERM}" "$1" 2> /dev/null || true
+  wait "$1" 2> /dev/null || true
+}
+
+# give_up PID: ends such a process, whatever it is at: a longshore that is asked twice waits for nothing.
+give_up() {
+  local _
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    kill -TERM "$1" 2> /dev/null || break
+    sleep 0.5
+  done
+  stop_started "$1" KILL
+}
+
+# start_worker ROOT CONFIG [FLAG...]: a longshore that works for the schedulers of a configuration; leaves $started
+# when it says that it works. Its output goes to ROOT.log.
+start_worker() {
+  local root=$1 config=$2
+  shift 2
+  start "$root.log" "$longshore" worker --config "$config" --root "$root" "$@"
+  for _ in $(seq $((longshore_start_s_max * 10))); do
+    grep -q 'works as' "$root.log" && return 0
+    kill -0 "$started" 2> /dev/null || break
+    sleep 0.1
+  done
+  cat "$root.log" >&2
+  die "a worker did not start"
 }
 
 # debian_source NAME: the unpacked source package NAME below target/tests/sources, downloaded once; prints its path.

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::io::Environment;
 use tokio::task::JoinSet;
@@ -18,6 +18,7 @@ use crate::cli::WorkerArgs;
 use crate::config::{CasConfig, Config, Jobs, Kind, SchedulerConfig};
 use crate::connect::Link;
 use crate::environment::Threads;
+use crate::frontend::bots::Bots;
 use crate::frontend::nativelink::NativeLink;
 use crate::frontend::{SchedulerOptions, Slots, WorkSource, pump};
 use crate::machine::{Claimed, Machine, host_name};
@@ -133,7 +134,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         let remote = Arc::new(remotes.of(scheduler));
         let results = writes_results(scheduler.kind).then(|| remote.clone() as Arc<dyn ResultSink>);
         let runner = machine.runner(&name, remote.clone(), remote, results);
-        let source = open_source(scheduler.kind, &options)?;
+        let source = open_source(scheduler.kind, options);
         sources.push(source.clone());
         pumps.spawn(pump(source, runner, capacity, slots.clone()));
     }
@@ -214,10 +215,10 @@ fn writes_results(kind: Kind) -> bool {
 }
 
 /// Joins a scheduler.
-fn open_source(kind: Kind, options: &SchedulerOptions) -> anyhow::Result<Arc<dyn WorkSource>> {
+fn open_source(kind: Kind, options: SchedulerOptions) -> Arc<dyn WorkSource> {
     match kind {
-        Kind::Bots => bail!("{kind} at {}: this longshore cannot speak to it yet", options.link.origin()),
-        Kind::NativeLink => Ok(NativeLink::start(options.clone())),
+        Kind::Bots => Bots::start(options),
+        Kind::NativeLink => NativeLink::start(options),
     }
 }
 

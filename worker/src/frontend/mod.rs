@@ -1,5 +1,6 @@
 //! Where work comes from: one trait, an implementation a scheduler protocol.
 
+pub mod bots;
 pub mod embedded;
 pub mod nativelink;
 mod pump;
