@@ -84,8 +84,9 @@ clean_up() {
     (cd "$workspace" && bazel_command shutdown) > /dev/null 2>&1 || true
   done
   stop_longshore
-  local pid
-  for pid in ${started_pids[@]+"${started_pids[@]}"}; do give_up "$pid"; done
+  local at
+  # The last one first: a database does not end before its clients.
+  for ((at = ${#started_pids[@]} - 1; at >= 0; at--)); do give_up "${started_pids[at]}"; done
   [ -n "${LONGSHORE_TESTS_KEEP:-}" ] && { say "kept: $scratch"; return; }
   chmod -R u+w "$scratch" 2> /dev/null || true
   rm -rf "$scratch"
