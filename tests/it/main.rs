@@ -1,6 +1,7 @@
 //! Integration tests, one binary.
 
 mod architecture;
+mod bots;
 mod hostile;
 mod life;
 mod nativelink;

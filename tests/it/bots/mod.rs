@@ -1,0 +1,79 @@
+//! The frontend for the Bots API, against a fake that holds bots to the protocol, and once more as the whole worker.
+
+mod faults;
+mod rules;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use longshore_cas_store::io::Clock;
+use longshore_proto::bots::{self, LeaseState};
+use longshore_proto::{Message as _, protobuf, reapi, rpc};
+use longshore_tests::fake_bots::FakeBots;
+use longshore_worker::action::Assignment;
+use longshore_worker::connect::{Link, TlsOptions};
+use longshore_worker::environment::MachineClock;
+use longshore_worker::frontend::bots::Bots;
+use longshore_worker::frontend::{SchedulerOptions, WorkSource};
+use tonic::Code;
+
+const BOT: &str = "a bot";
+
+/// The frontend alone: tests take actions from it, and say what they come to.
+fn join(server: &FakeBots, capacity: usize) -> Result<Arc<dyn WorkSource>> {
+    join_at(server.uri(), capacity)
+}
+
+fn join_at(endpoint: &str, capacity: usize) -> Result<Arc<dyn WorkSource>> {
+    let clock: Arc<dyn Clock> = Arc::new(MachineClock);
+    Ok(Bots::start(SchedulerOptions {
+        link: Link::open(endpoint, &TlsOptions::default(), None, clock.clone())?,
+        instance_name: "main".to_owned(),
+        worker_name: BOT.to_owned(),
+        platform: vec![("ISA".to_owned(), "a".to_owned()), ("ISA".to_owned(), "b".to_owned())],
+        capacity,
+        clock,
+    }))
+}
+
+/// An action that nobody runs; each salt is another one.
+fn action(salt: u8) -> reapi::Action {
+    reapi::Action { salt: vec![salt], ..Default::default() }
+}
+
+async fn next(source: &dyn WorkSource) -> Result<Assignment> {
+    source.next().await.context("the source has ended")
+}
+
+/// What an execution came to.
+fn response(code: Code, exit_code: i32) -> reapi::ExecuteResponse {
+    let status = rpc::Status { code: code.into(), message: "said so".to_owned(), details: Vec::new() };
+    let result = reapi::ActionResult { exit_code, ..Default::default() };
+    reapi::ExecuteResponse { status: Some(status), result: Some(result), ..Default::default() }
+}
+
+/// Takes the next action and ends it with that exit code.
+async fn serve_one(source: &dyn WorkSource, exit_code: i32) -> Result<()> {
+    let assignment = next(source).await?;
+    source.complete(assignment.operation, response(Code::Ok, exit_code)).await;
+    Ok(())
+}
+
+/// The exit code that a lease was completed with.
+fn exit_code(lease: &bots::Lease) -> Result<i32> {
+    ensure!(lease.state() == LeaseState::Completed, "{lease:?}");
+    let protobuf::Any { type_url, value } = lease.result.as_ref().context("no result")?;
+    ensure!(type_url.ends_with(".ActionResult"), "{type_url}");
+    Ok(reapi::ActionResult::decode(value.as_slice())?.exit_code)
+}
+
+/// The status that a lease was completed with.
+fn code(lease: &bots::Lease) -> Code {
+    Code::from(lease.status.as_ref().map_or(-1, |status| status.code))
+}
+
+fn no_mistakes(server: &FakeBots) -> Result<()> {
+    let mistakes = server.mistakes();
+    ensure!(mistakes.is_empty(), "{mistakes:?}");
+    Ok(())
+}
