@@ -157,8 +157,7 @@ async fn many_results_at_once() -> Result<()> {
         source.drain();
         Ok::<_, anyhow::Error>(())
     };
-    let (served, finished) = futures::join!(futures::future::join_all((0..8).map(|_| serve())), finish);
-    drop(served);
+    let (_, finished) = futures::join!(futures::future::join_all((0..8).map(|_| serve())), finish);
     finished?;
     source.close().await;
     no_mistakes(&server)

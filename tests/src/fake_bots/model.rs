@@ -22,7 +22,7 @@ pub(super) struct Model {
 #[derive(Debug)]
 struct Bot {
     name: String,
-    bot_id: String,
+    id: String,
     version: u64,
 }
 
@@ -83,12 +83,12 @@ impl Model {
         self.forget();
         self.sessions += 1;
         let name = format!("{parent}/session-{}", self.sessions);
-        self.bot = Some(Bot { name, bot_id: bot_id.to_owned(), version: 1 });
+        self.bot = Some(Bot { name, id: bot_id.to_owned(), version: 1 });
     }
 
     /// Takes in what the bot says of its leases.
     pub(super) fn update(&mut self, session: &bots::BotSession) -> Result<(), Status> {
-        let is_known = |bot: &Bot| bot.name == session.name && bot.bot_id == session.bot_id;
+        let is_known = |bot: &Bot| bot.name == session.name && bot.id == session.bot_id;
         if !self.bot.as_ref().is_some_and(is_known) {
             return Err(Status::invalid_argument("Bot does not exist while validating leases."));
         }

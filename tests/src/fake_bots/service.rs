@@ -87,12 +87,11 @@ impl Inner {
         let (model, session) = (&mut self.model, &call.session);
         let before = model.reply(session);
         let mut is_new = false;
-        match &call.parent {
-            Some(parent) => model.open(parent, &session.bot_id),
-            None => {
-                model.update(session)?;
-                is_new = model.reply(session).version != session.version;
-            }
+        if let Some(parent) = &call.parent {
+            model.open(parent, &session.bot_id);
+        } else {
+            model.update(session)?;
+            is_new = model.reply(session).version != session.version;
         }
         is_new |= model.assign(session);
         Ok((before, is_new || !model.has_room(session)))
