@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bots;
+mod buildbarn;
 mod hostile;
 mod life;
 mod nativelink;

@@ -7,6 +7,7 @@ pub mod action;
 pub mod client;
 pub mod cold;
 pub mod fake_bots;
+pub mod fake_buildbarn;
 pub mod fake_cas;
 pub mod fake_nativelink;
 pub mod grpc_log;

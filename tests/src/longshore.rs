@@ -123,8 +123,7 @@ impl Longshore {
 
     /// Waits until it has printed a line that has all of `words`.
     pub async fn prints(&self, words: &[&str]) -> Result<()> {
-        let is_it = |line: &str| words.iter().all(|word| line.contains(word));
-        self.output.clone().until(|printed| printed.text.lines().any(is_it)).await.map(drop)
+        self.output.prints(words).await
     }
 
     /// Sends it a signal.
@@ -152,6 +151,73 @@ impl Longshore {
 }
 
 impl Drop for Longshore {
+    fn drop(&mut self) {
+        // The child may have gone already, and nothing more can be done if it cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `longshore worker`.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    home: Arc<TempDir>,
+    output: Output,
+}
+
+impl Worker {
+    /// Starts one with that configuration, and returns when it has said for whom it works.
+    pub async fn launch(config: &str, launch: Launch) -> Result<Self> {
+        let home = match launch.home {
+            Some(home) => home,
+            None => Arc::new(new_home()?),
+        };
+        let path = home.path().join("worker.toml");
+        std::fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
+        let mut command = Command::new(binary()?);
+        command.arg("worker").arg("--config").arg(path).arg("--root").arg(home.path().join("root"));
+        command.args(&launch.flags);
+        let (child, mut output) = spawn(command)?;
+        // From here on, dropping it kills the child.
+        let worker = Self { child, home, output: output.clone() };
+        output.address().await?;
+        Ok(worker)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its folder, to start another one with the same data.
+    pub fn home(&self) -> Arc<TempDir> {
+        Arc::clone(&self.home)
+    }
+
+    /// What it has printed so far, to both streams.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
+    /// Waits until it has printed a line that has all of `words`.
+    pub async fn prints(&self, words: &[&str]) -> Result<()> {
+        self.output.prints(words).await
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).context("kill longshore")
+    }
+
+    /// Waits until it and everything that it started have gone.
+    pub async fn ended(mut self) -> Result<ExitStatus> {
+        self.output.closed().await?;
+        self.child.wait().context("wait for longshore")
+    }
+}
+
+impl Drop for Worker {
     fn drop(&mut self) {
         // The child may have gone already, and nothing more can be done if it cannot be killed.
         let _ = self.child.kill();
@@ -284,6 +350,11 @@ impl Output {
             Some(address) => Ok(address),
             None => bail!("longshore ended after {:?}:\n{printed}", started.elapsed()),
         }
+    }
+
+    async fn prints(&self, words: &[&str]) -> Result<()> {
+        let is_it = |line: &str| words.iter().all(|word| line.contains(word));
+        self.clone().until(|printed| printed.text.lines().any(is_it)).await.map(drop)
     }
 
     async fn closed(&mut self) -> Result<()> {

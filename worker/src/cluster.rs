@@ -19,6 +19,7 @@ use crate::config::{CasConfig, Config, Jobs, Kind, SchedulerConfig};
 use crate::connect::Link;
 use crate::environment::Threads;
 use crate::frontend::bots::Bots;
+use crate::frontend::buildbarn::Buildbarn;
 use crate::frontend::nativelink::NativeLink;
 use crate::frontend::{SchedulerOptions, Slots, WorkSource, pump};
 use crate::machine::{Claimed, Machine, host_name};
@@ -210,7 +211,7 @@ fn options_of(
 fn writes_results(kind: Kind) -> bool {
     match kind {
         Kind::Bots => false,
-        Kind::NativeLink => true,
+        Kind::Buildbarn | Kind::NativeLink => true,
     }
 }
 
@@ -219,6 +220,7 @@ fn open_source(kind: Kind, options: SchedulerOptions) -> Arc<dyn WorkSource> {
     match kind {
         Kind::Bots => Bots::start(options),
         Kind::NativeLink => NativeLink::start(options),
+        Kind::Buildbarn => Ok(Buildbarn::start(options)),
     }
 }
 

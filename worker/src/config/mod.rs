@@ -68,6 +68,8 @@ pub enum Kind {
     Bots,
     /// `NativeLink`'s `WorkerApi`.
     NativeLink,
+    /// `buildbarn.remoteworker.OperationQueue`, which Buildbarn's scheduler speaks.
+    Buildbarn,
 }
 
 impl fmt::Display for Kind {
@@ -75,6 +77,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Bots => "bots",
             Self::NativeLink => "nativelink",
+            Self::Buildbarn => "buildbarn",
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Where work comes from: one trait, an implementation a scheduler protocol.
 
 pub mod bots;
+pub mod buildbarn;
 pub mod embedded;
 pub mod nativelink;
 mod pump;

@@ -1,0 +1,214 @@
+//! The calls of one slot, one at a time, for as long as the worker is there.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::future::pending;
+use longshore_cas_store::io::Clock;
+use longshore_proto::remoteworker::operation_queue_client::OperationQueueClient;
+use longshore_proto::remoteworker::{SynchronizeRequest, SynchronizeResponse, desired_state};
+use longshore_proto::{reapi, time};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::slot::{Order, Slot};
+use super::{Report, Shared, task};
+use crate::action::{Assignment, Progress};
+use crate::connect::{Backoff, Link};
+use crate::status::Failure;
+
+/// How long a call may take that is answered at once.
+const CALL_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long one may take that waits for work, up to two minutes by the scheduler's choice.
+const IDLE_CALL_TIME_MAX: Duration = Duration::from_mins(3);
+/// How long a slot that executes is silent at most, whatever the clocks of the two machines say.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long after the announced time the scheduler forgets a slot that is silent.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
+/// Between attempts, when calls fail.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What makes the calls of one slot.
+pub(super) struct Driver {
+    pub(super) link: Link,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: mpsc::UnboundedSender<Assignment>,
+    /// The part of every request that stays the same.
+    pub(super) identity: SynchronizeRequest,
+}
+
+/// A task that this worker runs.
+struct Running {
+    operation: String,
+    cancelled: CancellationToken,
+    progress: watch::Receiver<Progress>,
+    result: oneshot::Receiver<Report>,
+}
+
+/// The slot and what belongs to what it does.
+#[derive(Default)]
+struct Work {
+    slot: Slot,
+    running: Option<Running>,
+    /// Dropped when the scheduler has the result.
+    delivered: Option<oneshot::Sender<()>>,
+    /// When to call again at the latest.
+    next: Option<SystemTime>,
+}
+
+impl Driver {
+    /// Calls until the worker drains and the slot has nothing left to report, or until it is closed.
+    pub(super) async fn run(self) {
+        let closing = self.shared.closing.clone();
+        let mut work = Work::default();
+        closing.run_until_cancelled(Box::pin(self.keep_in_step(&mut work))).await;
+        self.stop(&mut work);
+    }
+
+    async fn keep_in_step(&self, work: &mut Work) {
+        let draining = &self.shared.draining;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            let is_draining = draining.is_cancelled();
+            let mut request = self.identity.clone();
+            work.slot.fill(&mut request, !is_draining);
+            let call = self.call(request);
+            let outcome = if work.slot.is_idle() && !is_draining {
+                // The call waits for work; who drains says so at once, by the next one.
+                match draining.run_until_cancelled(call).await {
+                    Some(outcome) => outcome,
+                    None => continue,
+                }
+            } else {
+                call.await
+            };
+            match outcome {
+                Ok(answer) => {
+                    backoff.succeeded();
+                    self.follow(work, answer);
+                    if is_draining && work.slot.is_idle() {
+                        return;
+                    }
+                    self.rest(work).await;
+                }
+                Err(status) => {
+                    let origin = self.link.origin();
+                    tracing::warn!(code = ?status.code(), "{origin}: Synchronize: {}", status.message());
+                    if is_draining && (work.slot.is_idle() || self.is_forgotten(work)) {
+                        return;
+                    }
+                    tokio::select! {
+                        () = self.clock.sleep(backoff.failed()) => {}
+                        () = work.news() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn call(&self, request: SynchronizeRequest) -> Result<SynchronizeResponse, Status> {
+        let waits = !request.prefer_being_idle;
+        let mut request = self.link.request(request).await?;
+        request.set_timeout(if waits { IDLE_CALL_TIME_MAX } else { CALL_TIME_MAX });
+        let mut client = OperationQueueClient::new(self.link.channel()).max_decoding_message_size(usize::MAX);
+        Ok(client.synchronize(request).await?.into_inner())
+    }
+
+    fn follow(&self, work: &mut Work, answer: SynchronizeResponse) {
+        work.next = answer.next_synchronization_at.as_ref().and_then(time::from_timestamp);
+        let order = work.slot.answered(answer.desired_state);
+        if order != Order::GoOn {
+            // A result that was reported has been taken; a task that runs is wanted no more.
+            work.delivered = None;
+            self.stop(work);
+        }
+        if let Order::Start(task) = order {
+            self.start(work, &task);
+        }
+    }
+
+    fn start(&self, work: &mut Work, task: &desired_state::Executing) {
+        match task::assignment(task, self.clock.now()) {
+            Ok((assignment, progress)) => {
+                let (sender, result) = oneshot::channel();
+                let operation = assignment.operation.clone();
+                let cancelled = assignment.cancelled.clone();
+                self.shared.expected.lock().insert(operation.clone(), sender);
+                work.running = Some(Running { operation, cancelled, progress, result });
+                // The worker's side goes only with this one.
+                let _ = self.queue.send(assignment);
+            }
+            Err(failure) => {
+                let status = Some(failure.to_rpc());
+                work.slot.complete(reapi::ExecuteResponse { status, ..Default::default() });
+            }
+        }
+    }
+
+    /// Stops what runs; its result is for nobody.
+    fn stop(&self, work: &mut Work) {
+        if let Some(running) = work.running.take() {
+            self.shared.expected.lock().remove(&running.operation);
+            running.cancelled.cancel();
+        }
+    }
+
+    /// Waits until there is something to tell, or until the scheduler wants to hear of this slot again.
+    async fn rest(&self, work: &mut Work) {
+        if work.slot.is_completed() {
+            return;
+        }
+        let until_next = work.next.and_then(|next| next.duration_since(self.clock.now()).ok());
+        let is_idle = work.slot.is_idle();
+        let drained = async {
+            // What runs goes on; only an idle slot has something to say now.
+            if is_idle { self.shared.draining.cancelled().await } else { pending().await }
+        };
+        tokio::select! {
+            () = self.clock.sleep(until_next.unwrap_or_default().min(SILENCE_MAX)) => {}
+            () = drained => {}
+            () = work.news() => {}
+        }
+    }
+
+    /// Whether the scheduler has given up this slot, and what it would report is for nobody.
+    fn is_forgotten(&self, work: &Work) -> bool {
+        let next = work.next.unwrap_or(SystemTime::UNIX_EPOCH);
+        work.running.is_none()
+            && self.clock.now().duration_since(next).is_ok_and(|late| late > FORGOTTEN_AFTER)
+    }
+}
+
+impl Work {
+    /// Completes when what runs has come further, or to its end. Cancel safe.
+    async fn news(&mut self) {
+        let Some(Running { progress, result, .. }) = &mut self.running else { return pending().await };
+        tokio::select! {
+            Ok(()) = progress.changed() => self.slot.has_come_to(progress.borrow_and_update().phase),
+            report = result => {
+                self.running = None;
+                self.end(report.ok());
+            }
+        }
+    }
+
+    fn end(&mut self, report: Option<Report>) {
+        let lost = || {
+            let status = Some(Failure::internal("the worker has lost the action").to_rpc());
+            reapi::ExecuteResponse { status, ..Default::default() }
+        };
+        let (response, delivered) = match report {
+            Some(Report { response, delivered }) => (response, Some(delivered)),
+            None => (lost(), None),
+        };
+        let response = match self.slot.task() {
+            Some(task) => task::report(response, task),
+            None => response,
+        };
+        self.slot.complete(response);
+        self.delivered = delivered;
+    }
+}
