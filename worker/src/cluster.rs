@@ -219,8 +219,8 @@ fn writes_results(kind: Kind) -> bool {
 fn open_source(kind: Kind, options: SchedulerOptions) -> Arc<dyn WorkSource> {
     match kind {
         Kind::Bots => Bots::start(options),
+        Kind::Buildbarn => Buildbarn::start(&options),
         Kind::NativeLink => NativeLink::start(options),
-        Kind::Buildbarn => Ok(Buildbarn::start(options)),
     }
 }
 
