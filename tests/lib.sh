@@ -205,6 +205,26 @@ start_worker() {
   die "a worker did not start"
 }
 
+# gone PATTERN SECONDS: no process matches any more, within that time.
+gone() {
+  local _
+  for _ in $(seq $(($2 * 10))); do
+    pgrep -f "$1" > /dev/null || return 0
+    sleep 0.1
+  done
+  return 1
+}
+
+# there PATTERN SECONDS: a process matches, within that time.
+there() {
+  local _
+  for _ in $(seq $(($2 * 10))); do
+    if pgrep -f "$1" > /dev/null; then return 0; fi
+    sleep 0.1
+  done
+  return 1
+}
+
 # debian_source NAME: the unpacked source package NAME below target/tests/sources, downloaded once; prints its path.
 #
 # The deb-src lines are derived from the machine's own sources, in a configuration of our own.
