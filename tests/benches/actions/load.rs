@@ -62,6 +62,10 @@ pub(crate) struct Took {
     pub(crate) inputs: Duration,
     pub(crate) command: Duration,
     pub(crate) outputs: Duration,
+    /// From the assignment until the command starts.
+    pub(crate) to_exec: Duration,
+    /// From when the inputs are there until the command starts.
+    pub(crate) start: Duration,
 }
 
 /// Uploads distinct actions, and returns their digests.
@@ -111,7 +115,10 @@ fn took(result: &reapi::ActionResult, client: Duration) -> Result<Took> {
         metadata.output_upload_start_timestamp.as_ref(),
         metadata.output_upload_completed_timestamp.as_ref(),
     )?;
-    Ok(Took { client, worker, inputs, command, outputs })
+    let exec = metadata.execution_start_timestamp.as_ref();
+    let to_exec = between(metadata.worker_start_timestamp.as_ref(), exec)?;
+    let start = between(metadata.input_fetch_completed_timestamp.as_ref(), exec)?;
+    Ok(Took { client, worker, inputs, command, outputs, to_exec, start })
 }
 
 fn between(from: Option<&protobuf::Timestamp>, to: Option<&protobuf::Timestamp>) -> Result<Duration> {

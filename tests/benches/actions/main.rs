@@ -4,7 +4,8 @@
 //! - what nobody can do without: a call that does nothing, and the bare command, spawned and waited for;
 //! - what a client waits for (Execute until the result is there; uploads are done before), and what the worker says
 //!   it took (`worker_start_timestamp` to `worker_completed_timestamp`), with its parts: inputs, command, outputs;
-//! - what longshore, its helper and its keepers hold before, at most, and after.
+//! - what longshore, its helper and its keepers hold before, at most, and after;
+//! - what passes between an action's assignment and its exec when its input tree is cached.
 //!
 //! It fails if a stated bound is broken, and says which goals are missed. `LONGSHORE_BENCH_DIR` says where to work;
 //! otherwise that is a journaled ext4 image for root, and /dev/shm for everybody else ([`longshore_tests::place`]).
@@ -14,6 +15,7 @@ mod baselines;
 mod footprint;
 mod load;
 mod quantiles;
+mod start;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -89,6 +91,7 @@ async fn measure(parent: &Path) -> Result<()> {
         [] => println!("\nevery goal is met"),
         missed => println!("\nmissed: {}", missed.join("; ")),
     }
+    start::print(&client).await?;
     longshore.stop().await?;
     ensure!(peak.threads <= threads_max, "{} threads, at most {threads_max}", peak.threads);
     ensure!(peak.files <= files_max, "{} open files, at most {files_max}", peak.files);
