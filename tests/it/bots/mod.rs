@@ -2,6 +2,7 @@
 
 mod faults;
 mod rules;
+mod worker;
 
 use std::sync::Arc;
 
