@@ -84,10 +84,18 @@ pub enum RootError {
     Format {
         /// The folder.
         path: PathBuf,
-        /// What it says; empty if it holds folders of ours but says nothing.
+        /// What it says.
         found: String,
         /// What we write.
         expected: String,
+    },
+    /// It holds data of somebody else's, under names that would be cleaned.
+    #[error("{} has a folder {folder:?} that is not longshore's: choose a new or an empty folder", .path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// The name in it.
+        folder: &'static str,
     },
     /// A file operation failed.
     #[error(transparent)]
@@ -196,8 +204,8 @@ fn check_format(root: &Path, dir: &OsDir) -> Result<bool, RootError> {
         Some(found) => Err(refused(found)),
         None => {
             // Folders of these names that we did not create are somebody's data: they would be cleaned.
-            if FOLDERS.iter().any(|(name, _)| dir.stat(Path::new(name)).is_ok()) {
-                return Err(refused(String::new()));
+            if let Some((folder, _)) = FOLDERS.iter().find(|(name, _)| dir.stat(Path::new(name)).is_ok()) {
+                return Err(RootError::Foreign { path: root.to_owned(), folder });
             }
             let temporary = root.join("format.new");
             std::fs::write(&temporary, FORMAT).at(Op::Write, &temporary)?;
@@ -314,7 +322,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("work")).unwrap();
         let error = StoreRoot::claim(folder.path()).unwrap_err();
-        assert!(matches!(&error, RootError::Format { found, .. } if found.is_empty()), "{error}");
+        assert!(matches!(&error, RootError::Foreign { folder: "work", .. }), "{error}");
         std::fs::write(folder.path().join(FORMAT_FILE), "longshore 99\n").unwrap();
         let error = StoreRoot::claim(folder.path()).unwrap_err();
         assert!(matches!(&error, RootError::Format { found, .. } if found == "longshore 99"), "{error}");

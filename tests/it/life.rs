@@ -249,6 +249,7 @@ async fn a_second_signal_stops_what_runs() -> Result<()> {
 async fn bad_values_are_refused_with_what_was_expected() -> Result<()> {
     for (arguments, expected) in [
         (["--jobs", "0"], "from 1 to 65535"),
+        (["--jobs", "-1"], "from 1 to 65535"),
         (["--listen", "localhost"], "ADDR:PORT"),
         (["--max-size", "5 parsecs"], "GiB"),
         (["--action-user", "no-such-user"], "no-such-user"),

@@ -9,6 +9,7 @@ mod nativelink;
 mod outputs;
 mod remote;
 mod replay;
+mod sockets;
 mod standalone;
 mod stress;
 

@@ -30,6 +30,7 @@ SIGTERM or Ctrl-C lets running actions end, reports them and stops; a second one
 /// What `longshore` is told on its command line.
 #[derive(Clone, Debug, Parser)]
 #[command(
+    name = "longshore",
     version,
     about = "A Remote Execution API endpoint that runs actions on this machine.",
     long_about = LONG_ABOUT,
@@ -106,6 +107,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    // The binary's name, which is not the package's.
+    #[test]
+    fn the_version_is_longshores() {
+        assert_eq!(Cli::command().render_version(), concat!("longshore ", env!("CARGO_PKG_VERSION"), "\n"));
     }
 
     // A flag before the word belongs to the other mode, and would be passed over.

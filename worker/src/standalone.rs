@@ -54,6 +54,8 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let machine = Machine::open(claimed, |_, _| Ok(NoSource)).await?;
     let listener = Listener::bind(listen).await?;
     let endpoint = listener.endpoint().clone();
+    // Before anybody is told that it runs: who stops it then has it stop well.
+    let mut signals = Signals::new()?;
     // Whoever read it may have gone.
     let _ = greet(&endpoint, &machine, &mut io::stdout());
 
@@ -78,7 +80,6 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let giving_back = tokio::spawn(give_back(is_idle, environment.io.clone(), environment.clock.clone()));
     let work = tokio::spawn(pump(scheduler.clone(), worker, machine.jobs, Slots::new(machine.jobs)));
 
-    let mut signals = Signals::new()?;
     signals.next().await;
     embedded.drain().await;
     finish(work, &mut signals, &scheduler, machine.options.drain_time()).await?;

@@ -23,12 +23,12 @@ pub struct MachineOptions {
     pub root: Option<PathBuf>,
 
     /// How many actions run at once [default: one a core].
-    #[arg(long, value_name = "N", env = "LONGSHORE_JOBS")]
+    #[arg(long, value_name = "N", env = "LONGSHORE_JOBS", allow_negative_numbers = true)]
     pub jobs: Option<Jobs>,
 
     /// What the store may take on the disk, such as 50GB or 10GiB [default: half of what the store has and the disk
     /// has free].
-    #[arg(long, value_name = "SIZE", env = "LONGSHORE_MAX_SIZE")]
+    #[arg(long, value_name = "SIZE", env = "LONGSHORE_MAX_SIZE", allow_negative_numbers = true)]
     pub max_size: Option<Size>,
 
     /// What results say of where they come from, and a scheduler knows this worker by [default: the machine's name].

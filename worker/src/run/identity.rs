@@ -44,7 +44,7 @@ pub struct Cover {
 
 /// Why actions cannot run as the user that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("actions cannot run as {user}: {reason}")]
+#[error("actions cannot run as {user:?}: {reason}")]
 pub struct IdentityError {
     user: String,
     reason: String,
@@ -70,7 +70,7 @@ impl Identity {
         }
         let owner = match User::from_name(user) {
             Ok(Some(found)) => Owner { uid: found.uid.as_raw(), gid: found.gid.as_raw() },
-            Ok(None) => return Self::Own { reason: format!("there is no user {user}") },
+            Ok(None) => return Self::Own { reason: format!("there is no user {user:?}") },
             Err(errno) => return Self::Own { reason: format!("cannot look up user {user}: {errno}") },
         };
         if !can_change_user() {

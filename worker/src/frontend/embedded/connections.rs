@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
+
+use super::unix_stream::LocalStream;
 
 /// How long nothing is accepted after it failed. Without open files left it fails at once, again and again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -38,10 +40,10 @@ impl Accept for TcpListener {
 }
 
 impl Accept for UnixListener {
-    type Connection = UnixStream;
+    type Connection = LocalStream;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<LocalStream> {
+        Self::accept(self).await.map(|(stream, _)| LocalStream::new(stream))
     }
 }
 

@@ -27,6 +27,7 @@ mod server;
 #[cfg(test)]
 mod testing;
 mod tree_pages;
+mod unix_stream;
 mod walk;
 
 use std::sync::Arc;

@@ -134,7 +134,8 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         std::fs::remove_file(path)?;
     }
     // Made under another name, so that nobody can connect before the mode is set.
-    let unready = path.with_extension(format!("{}.new", std::process::id()));
+    // The name is short: the kernel bounds the length of the path.
+    let unready = path.with_file_name(format!(".{}", std::process::id()));
     let listener = UnixListener::bind(&unready)?;
     let ready = std::fs::set_permissions(&unready, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::rename(&unready, path));
@@ -194,5 +195,23 @@ impl Embedded {
             .add_service(ByteStreamServer::new(byte_stream).max_decoding_message_size(DECODE_BYTES_MAX))
             .add_service(ActionCacheServer::new(action_cache).max_decoding_message_size(DECODE_BYTES_MAX))
             .add_service(CapabilitiesServer::new(CapabilitiesService { store: self.store.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `sun_path` without its end (unix(7)).
+    const PATH_BYTES_MAX: usize = 107;
+
+    #[tokio::test]
+    async fn a_socket_may_have_as_long_a_path_as_the_kernel_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder_bytes = folder.path().as_os_str().len();
+        let path = folder.path().join("s".repeat(PATH_BYTES_MAX - folder_bytes - 1));
+        Listener::bind(Endpoint::Unix(path.clone())).await.unwrap();
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
