@@ -2,12 +2,12 @@
 
 mod faults;
 mod rules;
+mod trust;
 mod worker;
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use longshore_cas_store::io::Clock;
 use longshore_proto::bots::{self, LeaseState};
 use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use longshore_tests::fake_bots::FakeBots;
@@ -26,15 +26,18 @@ fn join(server: &FakeBots, capacity: usize) -> Result<Arc<dyn WorkSource>> {
 }
 
 fn join_at(endpoint: &str, capacity: usize) -> Result<Arc<dyn WorkSource>> {
-    let clock: Arc<dyn Clock> = Arc::new(MachineClock);
-    Ok(Bots::start(SchedulerOptions {
-        link: Link::open(endpoint, &TlsOptions::default(), None, clock.clone())?,
+    Ok(join_by(Link::open(endpoint, &TlsOptions::default(), None, Arc::new(MachineClock))?, capacity))
+}
+
+fn join_by(link: Link, capacity: usize) -> Arc<dyn WorkSource> {
+    Bots::start(SchedulerOptions {
+        link,
         instance_name: "main".to_owned(),
         worker_name: BOT.to_owned(),
         platform: vec![("ISA".to_owned(), "a".to_owned()), ("ISA".to_owned(), "b".to_owned())],
         capacity,
-        clock,
-    }))
+        clock: Arc::new(MachineClock),
+    })
 }
 
 /// An action that nobody runs; each salt is another one.

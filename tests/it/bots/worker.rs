@@ -249,6 +249,16 @@ async fn a_worker_says_what_is_wrong_with_its_configuration() -> Result<()> {
     Ok(())
 }
 
+/// Few properties are announced: of many, an operator is warned.
+#[tokio::test]
+async fn rwb_03() -> Result<()> {
+    let (server, cas) = (FakeBots::start(Handshake::Given).await?, FakeCas::start().await?);
+    let values: Vec<_> = (0..11).map(|number| number.to_string()).collect();
+    let config = format!("{}[scheduler.platform]\npool = {values:?}\n", config(&[&server], &cas));
+    let worker = Longshore::work(&config, None).await?;
+    worker.prints(&["WARN", "11 properties"]).await
+}
+
 // What is in deploy/ can be used.
 #[test]
 fn the_example_is_a_configuration() -> Result<()> {

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Server, ServerTlsConfig, TcpIncoming};
 
 use model::Model;
 
@@ -94,6 +94,15 @@ impl FakeBots {
 
     /// Starts one at that address.
     pub async fn start_at(address: &str, handshake: Handshake) -> Result<Self> {
+        Self::start_as(address, handshake, Server::builder()).await
+    }
+
+    /// Starts one that speaks TLS, and only with bots that `tls` has it trust.
+    pub async fn start_with_tls(handshake: Handshake, tls: ServerTlsConfig) -> Result<Self> {
+        Self::start_as("127.0.0.1:0", handshake, Server::builder().tls_config(tls)?).await
+    }
+
+    async fn start_as(address: &str, handshake: Handshake, server: Server) -> Result<Self> {
         let inner = Inner {
             model: Model::new(handshake),
             calls: Vec::new(),
@@ -105,7 +114,7 @@ impl FakeBots {
         let listener = TcpListener::bind(address).await.context("a port")?;
         let uri = format!("grpc://{}", listener.local_addr().context("the port")?);
         let state = Arc::new(state);
-        let task = serve(listener, state.clone());
+        let task = serve(server, listener, state.clone());
         Ok(Self { uri, state, task })
     }
 
@@ -201,9 +210,9 @@ impl Drop for FakeBots {
     }
 }
 
-fn serve(listener: TcpListener, state: Arc<State>) -> tokio::task::JoinHandle<()> {
+fn serve(mut server: Server, listener: TcpListener, state: Arc<State>) -> tokio::task::JoinHandle<()> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = tonic::transport::Server::builder().add_service(BotsServer::new(service::Service(state)));
+    let router = server.add_service(BotsServer::new(service::Service(state)));
     tokio::spawn(async move {
         // It ends by being aborted; a listener that fails shows in the test.
         let _ = router.serve_with_incoming(incoming).await;
