@@ -32,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("status_line", &[]),
     ("memory", &[]),
     ("signals", &[]),
-    ("machine", &["action", "config", "environment", "materialize", "run", "status_line"]),
+    ("machine", &["action", "config", "environment", "materialize", "remote", "run", "status_line"]),
     (
         "standalone",
         &["action", "cli", "environment", "frontend", "machine", "memory", "signals", "status_line"],

@@ -22,9 +22,9 @@ use crate::frontend::bots::Bots;
 use crate::frontend::buildbarn::Buildbarn;
 use crate::frontend::nativelink::NativeLink;
 use crate::frontend::{SchedulerOptions, Slots, WorkSource, pump};
-use crate::machine::{Claimed, Machine, host_name};
+use crate::machine::{Claimed, Ends, Machine, host_name};
 use crate::memory::give_back;
-use crate::remote::{AnySource, Remote, RemoteOptions};
+use crate::remote::{AnySource, Prefetcher, Remote, RemoteOptions, SpeculationLimits};
 use crate::signals::Signals;
 use crate::status_line::{StatusLine, say, size};
 
@@ -134,7 +134,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         let capacity = options.capacity;
         let remote = Arc::new(remotes.of(scheduler));
         let results = writes_results(scheduler.kind).then(|| remote.clone() as Arc<dyn ResultSink>);
-        let runner = machine.runner(&name, remote.clone(), remote, results);
+        let prefetcher = Prefetcher::new(&remote, machine.trees.clone(), SpeculationLimits::default());
+        let ends = Ends { source: remote.clone(), sink: remote, results, prefetcher: Some(prefetcher) };
+        let runner = machine.runner(&name, ends);
         let source = open_source(scheduler.kind, options);
         sources.push(source.clone());
         pumps.spawn(pump(source, runner, capacity, slots.clone()));

@@ -21,6 +21,7 @@ use crate::action::{ActionOptions, ActionRunner, OutputSink, ResultSink};
 use crate::config::MachineOptions;
 use crate::environment::{OpenFiles, Threads, cores, environment};
 use crate::materialize::{HardlinkMaterializer, Materializer};
+use crate::remote::Prefetcher;
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
 use crate::status_line::size;
 
@@ -87,9 +88,21 @@ pub(crate) struct Machine {
     identity: Identity,
     threads: Threads,
     reaper: Arc<Reaper>,
-    trees: Arc<DirectoryCache>,
+    pub(crate) trees: Arc<DirectoryCache>,
     materializer: Arc<HardlinkMaterializer>,
     spawner: Arc<Spawner>,
+}
+
+/// Where the parts of actions come from, and where their results go.
+pub(crate) struct Ends {
+    /// Where an Action and its Command come from.
+    pub(crate) source: Arc<dyn BlobSource>,
+    /// Where clients read outputs.
+    pub(crate) sink: Arc<dyn OutputSink>,
+    /// Where clients find results, if the worker writes them.
+    pub(crate) results: Option<Arc<dyn ResultSink>>,
+    /// What fetches inputs ahead, if they come from elsewhere.
+    pub(crate) prefetcher: Option<Prefetcher>,
 }
 
 impl Machine {
@@ -137,14 +150,9 @@ impl Machine {
         })
     }
 
-    /// What runs actions whose Action and Command come from `source`, and whose outputs and results go to the sinks.
-    pub(crate) fn runner(
-        &self,
-        name: &str,
-        source: Arc<dyn BlobSource>,
-        sink: Arc<dyn OutputSink>,
-        results: Option<Arc<dyn ResultSink>>,
-    ) -> Arc<ActionRunner> {
+    /// What runs actions between those ends.
+    pub(crate) fn runner(&self, name: &str, ends: Ends) -> Arc<ActionRunner> {
+        let Ends { source, sink, results, prefetcher } = ends;
         Arc::new(ActionRunner {
             store: self.store.clone(),
             source,
@@ -153,6 +161,7 @@ impl Machine {
             runner: self.spawner.clone(),
             sink,
             results,
+            prefetcher,
             io: self.environment.io.clone(),
             clock: self.environment.clock.clone(),
             options: action_options(&self.options, name),

@@ -15,7 +15,7 @@ use crate::cli::StandaloneArgs;
 use crate::environment::Threads;
 use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler};
 use crate::frontend::{Slots, pump};
-use crate::machine::{Claimed, Machine, host_name};
+use crate::machine::{Claimed, Ends, Machine, host_name};
 use crate::memory::give_back;
 use crate::signals::Signals;
 use crate::status_line::{StatusLine, say, size};
@@ -64,7 +64,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let embedded = Arc::new(Embedded::new(machine.store.clone(), records, environment.clone()));
     let scheduler = embedded.scheduler().clone();
     let name = machine.options.name.clone().unwrap_or_else(host_name);
-    let worker = machine.runner(&name, Arc::new(NoSource), Arc::new(LocalSink), None);
+    let ends =
+        Ends { source: Arc::new(NoSource), sink: Arc::new(LocalSink), results: None, prefetcher: None };
+    let worker = machine.runner(&name, ends);
     let status_line = StatusLine::start(status(scheduler.clone(), &machine));
 
     let stop = CancellationToken::new();

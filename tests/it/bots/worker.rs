@@ -237,6 +237,30 @@ async fn schedulers_share_a_worker() -> Result<()> {
     no_mistakes(&two)
 }
 
+// An action that waits for its turn has its inputs when that comes: the CAS may have gone by then.
+#[tokio::test]
+async fn the_inputs_of_what_waits_are_fetched_ahead() -> Result<()> {
+    let (server, cas) = (FakeBots::start(Handshake::Given).await?, FakeCas::start().await?);
+    let config = config(&[&server], &cas).replace("kind = \"bots\"\n", "kind = \"bots\"\ncapacity = 2\n");
+    let cluster = Cluster { worker: Longshore::work(&config, None).await?, server, cas };
+    let gate = cluster.submit_gate("a").await?;
+    let inputs = InputTree::new().file("in", "content");
+    let action = TestAction::shell("test \"$(cat in)\" = content").inputs(inputs);
+    cluster.submit("b", &action);
+    let trees = cluster.worker.root().join("trees");
+    eventually("the tree of what waits is ready", || {
+        // One of an input root without anything in it, for the action that runs, and one that waits.
+        Ok(std::fs::read_dir(&trees)?.filter_map(Result::ok).any(|tree| tree.path().join("in").exists()))
+    })
+    .await?;
+    assert_eq!(cluster.server.results("a").len(), 0, "the slot is still taken");
+    cluster.cas.evict(&DigestFunction::Sha256.digest(b"content"));
+    tell(gate, "on").await?;
+    let lease = cluster.server.finished("b").await;
+    assert_eq!((code(&lease), exit_code(&lease)?), (Code::Ok, 0), "{}", cluster.worker.output());
+    no_mistakes(&cluster.server)
+}
+
 // The first thing that an operator meets.
 #[tokio::test]
 async fn a_worker_says_what_is_wrong_with_its_configuration() -> Result<()> {

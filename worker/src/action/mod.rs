@@ -27,6 +27,7 @@ use longshore_proto::reapi;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::remote::Prefetched;
 pub use journal::Leftovers;
 pub use runner::{ActionOptions, ActionRunner, Executed};
 pub use sink::{LocalSink, OutputSink, ResultSink, UploadError};

@@ -17,6 +17,7 @@ use super::sink::{OutputSink, ResultSink};
 use super::uploaded::Uploaded;
 use super::{Assignment, Inline};
 use crate::materialize::Materializer;
+use crate::remote::{Prefetched, Prefetcher};
 use crate::run::Runner;
 use crate::status::{self, Failure};
 
@@ -61,6 +62,8 @@ pub struct ActionRunner {
     pub sink: Arc<dyn OutputSink>,
     /// Where clients find results, if this worker has to write them.
     pub results: Option<Arc<dyn ResultSink>>,
+    /// What fetches the inputs of actions that wait, if they come from elsewhere.
+    pub prefetcher: Option<Prefetcher>,
     /// Threads for system calls.
     pub io: IoPool,
     /// The time.
@@ -103,6 +106,20 @@ impl Context<'_> {
 }
 
 impl ActionRunner {
+    /// Fetches the inputs of an action that is to be executed later; they stay while the result lives.
+    ///
+    /// It never fails: what cannot be had is for the execution to report. Dropping the future stops it.
+    pub async fn anticipate(&self, assignment: &Assignment) -> Option<Prefetched> {
+        let prefetcher = self.prefetcher.as_ref()?;
+        let action = match &assignment.action {
+            Some(action) => action.clone(),
+            None => self.load::<reapi::Action>("the Action", assignment.action_digest).await.ok()?,
+        };
+        let function = assignment.action_digest.function();
+        let root = Digest::from_wire(function, action.input_root_digest.as_ref()).ok()?;
+        Some(prefetcher.prefetch(root).await)
+    }
+
     /// Takes an action through its life. It never fails: what goes wrong is the response's status.
     pub async fn execute(&self, assignment: Assignment) -> Executed {
         let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());

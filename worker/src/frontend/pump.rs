@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use longshore_proto::reapi;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::Instrument as _;
 
 use super::WorkSource;
-use crate::action::{ActionRunner, Assignment, Executed, Leftovers};
+use crate::action::{ActionRunner, Assignment, Executed, Leftovers, Prefetched};
 use crate::status::Failure;
 
 /// When an action that was stopped with its worker may be tried again: somewhere else, at once.
@@ -81,7 +81,7 @@ async fn serve(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, slots: Ar
 async fn run(worker: &ActionRunner, slots: &Slots, assignment: Assignment) -> Executed {
     let cancelled = assignment.cancelled.clone();
     let execution = async {
-        let _place = cancelled.run_until_cancelled(slots.free.acquire()).await;
+        let _waited = wait_for_place(worker, slots, &assignment).await;
         execute(worker, assignment).await
     };
     tokio::pin!(execution);
@@ -100,6 +100,23 @@ async fn run(worker: &ActionRunner, slots: &Slots, assignment: Assignment) -> Ex
         executed.response.status = Some(stopped.to_rpc());
     }
     executed
+}
+
+/// What an execution holds: its place, unless it needs none, and the inputs that were fetched while it waited for one.
+type Waited<'s> = (Option<SemaphorePermit<'s>>, Option<Prefetched>);
+
+async fn wait_for_place<'s>(worker: &ActionRunner, slots: &'s Slots, assignment: &Assignment) -> Waited<'s> {
+    let place = async {
+        let place = assignment.cancelled.run_until_cancelled(slots.free.acquire()).await;
+        place.and_then(Result::ok)
+    };
+    tokio::pin!(place);
+    tokio::select! {
+        biased;
+        // What was not fetched by now is fetched by the execution, which goes before all that is fetched ahead.
+        place = &mut place => (place, None),
+        inputs = worker.anticipate(assignment) => (place.await, inputs),
+    }
 }
 
 async fn execute(worker: &ActionRunner, assignment: Assignment) -> Executed {

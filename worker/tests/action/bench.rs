@@ -96,6 +96,7 @@ impl Bench {
             runner: wrap(spawner),
             sink: Arc::new(LocalSink),
             results: None,
+            prefetcher: None,
             io,
             clock,
             options: ActionOptions { worker: "bench".to_owned(), ..ActionOptions::default() },
