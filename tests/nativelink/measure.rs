@@ -1,0 +1,164 @@
+//! What a worker behind a scheduler elsewhere reaches: T1 cold, again, and with one file changed; a thousand trivial
+//! actions.
+//!
+//! `measure ENDPOINT` executes on the scheduler whose clients call there, and prints a line of figures: the medians, in
+//! milliseconds, of what a client waits for and of what the worker says that the inputs took; and actions a second,
+//! 64 at once. `measure ENDPOINT WORKERS` does so with a worker of its own on `NativeLink`'s `WorkerApi` that runs
+//! nothing and answers at once, and prints what the scheduler itself allows.
+//!
+//! Every tree and every action is new, so that no cache of results answers, and cold is cold wherever it has run before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use longshore_cas_store::io::Clock;
+use longshore_proto::{protobuf, reapi};
+use longshore_tests::action::TestAction;
+use longshore_tests::client::Client;
+use longshore_tests::tree::{InputTree, T1};
+use longshore_worker::connect::{Link, TlsOptions};
+use longshore_worker::environment::MachineClock;
+use longshore_worker::frontend::nativelink::NativeLink;
+use longshore_worker::frontend::{SchedulerOptions, WorkSource as _};
+
+/// Trees that the medians are of.
+const ROUNDS: usize = 3;
+/// Trivial actions.
+const ACTIONS: usize = 1000;
+/// How many of them at once.
+const AT_ONCE: usize = 64;
+/// Actions before the clock starts.
+const WARM_UP: usize = 50;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let endpoint = arguments.next().context("usage: measure ENDPOINT [WORKERS]")?;
+    let client = Client::connect(&endpoint).await?;
+    // No two runs have anything in common.
+    let seed = u64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos())?;
+    if let Some(workers) = arguments.next() {
+        let idle = join(&workers)?;
+        let answering: Vec<_> = (0..AT_ONCE).map(|_| tokio::spawn(answer(idle.clone()))).collect();
+        println!("actions/s {:.0}", trivial(&client, seed).await?);
+        idle.drain();
+        idle.close().await;
+        for task in answering {
+            task.await?;
+        }
+        return Ok(());
+    }
+    let [cold, again, changed] = trees(&client, seed).await?;
+    let rate = trivial(&client, seed).await?;
+    println!("cold {cold} again {again} changed {changed} actions/s {rate:.0}");
+    Ok(())
+}
+
+/// What a client waited for, and what the inputs took of it.
+struct Took {
+    client: Vec<Duration>,
+    inputs: Vec<Duration>,
+}
+
+impl std::fmt::Display for Took {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let median = |durations: &[Duration]| {
+            let mut sorted = durations.to_vec();
+            sorted.sort();
+            sorted[sorted.len() / 2].as_millis()
+        };
+        write!(f, "{} ({})", median(&self.client), median(&self.inputs))
+    }
+}
+
+/// New trees, the same again, and with one file changed.
+async fn trees(client: &Client, seed: u64) -> Result<[Took; 3]> {
+    let mut took = [(); 3].map(|()| Took { client: Vec::new(), inputs: Vec::new() });
+    for round in 0..ROUNDS as u64 {
+        let tree = T1.tree(seed + round);
+        let changed = tree.clone().file("dir_0000/changed", seed.to_string());
+        for (took, (tree, salt)) in
+            took.iter_mut().zip([(&tree, "cold"), (&tree, "again"), (&changed, "changed")])
+        {
+            let action = trivial_action(&format!("{seed} {round} {salt}")).inputs(tree.clone());
+            let blobs = action.build(client.function());
+            for part in blobs.blobs.chunks(1_000) {
+                client.upload(part).await?;
+            }
+            let started = Instant::now();
+            let metadata = executed(client.execute(&blobs.digest, false).await?)?;
+            took.client.push(started.elapsed());
+            took.inputs.push(inputs(&metadata)?);
+        }
+    }
+    Ok(took)
+}
+
+/// Actions a second.
+async fn trivial(client: &Client, seed: u64) -> Result<f64> {
+    let mut digests = Vec::new();
+    let mut blobs = Vec::new();
+    for number in 0..WARM_UP + ACTIONS {
+        let built =
+            trivial_action(&format!("{seed} {number}")).inputs(InputTree::new()).build(client.function());
+        digests.push(built.digest);
+        blobs.extend(built.blobs);
+    }
+    for part in blobs.chunks(1_000) {
+        client.upload(part).await?;
+    }
+    let run = |digests: Vec<_>| {
+        let one = |digest| async move { executed(client.execute(&digest, false).await?).map(drop) };
+        futures::stream::iter(digests).map(one).buffer_unordered(AT_ONCE).try_collect::<()>()
+    };
+    let measured = digests.split_off(WARM_UP);
+    run(digests).await?;
+    let started = Instant::now();
+    run(measured).await?;
+    Ok(f64::from(u32::try_from(ACTIONS)?) / started.elapsed().as_secs_f64())
+}
+
+fn trivial_action(salt: &str) -> TestAction {
+    TestAction::new(["/bin/true"]).salt(salt.to_owned())
+}
+
+fn executed(response: reapi::ExecuteResponse) -> Result<reapi::ExecutedActionMetadata> {
+    ensure!(!response.cached_result, "an action came from the cache");
+    let result = response.result.with_context(|| format!("no result: {:?}", response.status))?;
+    ensure!(result.exit_code == 0, "{:?}: {result:?}", response.status);
+    result.execution_metadata.context("no metadata")
+}
+
+fn inputs(metadata: &reapi::ExecutedActionMetadata) -> Result<Duration> {
+    let nanos = |time: Option<&protobuf::Timestamp>| {
+        let time = time.context("no time")?;
+        anyhow::Ok(i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos))
+    };
+    let from = nanos(metadata.input_fetch_start_timestamp.as_ref())?;
+    let to = nanos(metadata.input_fetch_completed_timestamp.as_ref())?;
+    Ok(Duration::from_nanos(u64::try_from(to - from)?))
+}
+
+/// Registers a worker that runs nothing.
+fn join(workers: &str) -> Result<Arc<NativeLink>> {
+    let clock: Arc<dyn Clock> = Arc::new(MachineClock);
+    Ok(NativeLink::start(SchedulerOptions {
+        link: Link::open(workers, &TlsOptions::default(), None, clock.clone())?,
+        instance_name: String::new(),
+        worker_name: "nothing".to_owned(),
+        platform: Vec::new(),
+        capacity: AT_ONCE,
+        clock,
+    }))
+}
+
+/// Answers what comes: it succeeded.
+async fn answer(source: Arc<NativeLink>) {
+    while let Some(assignment) = source.next().await {
+        let result = Some(reapi::ActionResult::default());
+        let response = reapi::ExecuteResponse { result, ..Default::default() };
+        source.complete(assignment.operation, response).await;
+    }
+}
