@@ -1,5 +1,6 @@
 //! The frontend for `NativeLink`'s scheduler, against a fake of it that holds workers to the protocol.
 
+mod facts;
 mod faults;
 mod session;
 mod worker;
