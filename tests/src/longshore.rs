@@ -29,6 +29,8 @@ pub struct Launch {
     pub unix: bool,
     /// Flags beside `--listen` and `--root`.
     pub flags: Vec<String>,
+    /// The most files that it may have open; the limit of the test where there is none.
+    pub open_files: Option<u64>,
 }
 
 /// A running `longshore`.
@@ -57,7 +59,7 @@ impl Longshore {
         } else {
             "127.0.0.1:0".to_owned()
         };
-        let mut command = Command::new(binary()?);
+        let mut command = limited(launch.open_files)?;
         command.arg("--listen").arg(&listen).arg("--root").arg(home.path().join("root"));
         command.args(&launch.flags);
         let (child, mut output) = spawn(command)?;
@@ -175,7 +177,7 @@ impl Worker {
         };
         let path = home.path().join("worker.toml");
         std::fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
-        let mut command = Command::new(binary()?);
+        let mut command = limited(launch.open_files)?;
         command.arg("worker").arg("--config").arg(path).arg("--root").arg(home.path().join("root"));
         command.args(&launch.flags);
         let (child, mut output) = spawn(command)?;
@@ -223,6 +225,14 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The command that starts the binary under a limit of open files.
+fn limited(open_files: Option<u64>) -> Result<Command> {
+    let Some(limit) = open_files else { return Ok(Command::new(binary()?)) };
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()]).arg(binary()?);
+    Ok(shell)
 }
 
 /// Runs longshore with just these arguments to its end, and returns its status and what it printed.

@@ -19,13 +19,15 @@ const RUNTIME_THREADS_MAX: usize = 4;
 /// Threads for what may block and is no file-system work: giving up the root.
 const BLOCKING_THREADS_MAX: usize = 2;
 
-/// Open files that are not an action's or a connection's: the store, trees being built, uploads.
+/// Open files of the store and of trees that are being built.
 const FILES_BASE: u64 = 256;
 /// Open files of one action that runs.
 const FILES_AN_ACTION: u64 = 16;
 /// The most connections at once.
 const CONNECTIONS_MAX: u64 = 1024;
-/// The fewest that are of any use.
+/// The most uploads at once, with those that broke off and are kept.
+const UPLOADS_MAX: u64 = 2048;
+/// The fewest of either that are of any use.
 const CONNECTIONS_MIN: u64 = 16;
 
 /// The threads of this process, by kind, beside the first one.
@@ -61,11 +63,12 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How many files may be open at once, and how many of them may be connections.
+/// How many files may be open at once, and what for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFiles {
     pub(crate) limit: u64,
     pub(crate) connections_max: usize,
+    pub(crate) uploads_max: usize,
 }
 
 impl OpenFiles {
@@ -80,15 +83,21 @@ impl OpenFiles {
 
     fn divide(limit: u64, jobs: usize) -> anyhow::Result<Self> {
         let reserved = FILES_BASE + FILES_AN_ACTION * jobs as u64;
-        let connections = limit.saturating_sub(reserved).min(CONNECTIONS_MAX);
+        let left = limit.saturating_sub(reserved);
+        let connections = (left / 2).min(CONNECTIONS_MAX);
         if connections < CONNECTIONS_MIN {
             bail!(
                 "{limit} open files are too few for {jobs} actions at once, which need {}: raise the limit \
                  (ulimit -Hn, LimitNOFILE=) or lower --jobs",
-                reserved + CONNECTIONS_MIN
+                reserved + 2 * CONNECTIONS_MIN
             );
         }
-        Ok(Self { limit, connections_max: usize::try_from(connections)? })
+        let uploads = (left - connections).min(UPLOADS_MAX);
+        Ok(Self {
+            limit,
+            connections_max: usize::try_from(connections)?,
+            uploads_max: usize::try_from(uploads)?,
+        })
     }
 }
 
@@ -146,13 +155,15 @@ mod tests {
 
     #[test]
     fn what_actions_need_is_not_given_to_connections() {
-        let connections =
-            |limit, jobs| OpenFiles::divide(limit, jobs).ok().map(|files| files.connections_max);
-        assert_eq!(connections(1 << 20, 64), Some(1024));
-        assert_eq!(connections(1024, 4), Some(1024 - 256 - 64));
-        assert_eq!(connections(256 + 16 + 16, 1), Some(16));
-        assert_eq!(connections(256 + 16 + 15, 1), None);
-        assert_eq!(connections(1024, 1000), None);
-        assert_eq!(connections(u64::MAX, u16::MAX.into()), Some(1024));
+        let divide = |limit, jobs| {
+            OpenFiles::divide(limit, jobs).ok().map(|files| (files.connections_max, files.uploads_max))
+        };
+        assert_eq!(divide(1 << 20, 64), Some((1024, 2048)));
+        assert_eq!(divide(4096, 4), Some((1024, 2048)));
+        assert_eq!(divide(1024, 4), Some((352, 352)));
+        assert_eq!(divide(256 + 16 + 32, 1), Some((16, 16)));
+        assert_eq!(divide(256 + 16 + 31, 1), None);
+        assert_eq!(divide(1024, 1000), None);
+        assert_eq!(divide(u64::MAX, u16::MAX.into()), Some((1024, 2048)));
     }
 }

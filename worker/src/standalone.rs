@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::action::LocalSink;
 use crate::cli::StandaloneArgs;
 use crate::environment::Threads;
-use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler};
+use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler, Transfers};
 use crate::frontend::{Slots, pump};
 use crate::machine::{Claimed, Ends, Machine, host_name};
 use crate::memory::give_back;
@@ -71,9 +71,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let server = tokio::spawn({
-        let (embedded, stop, connections_max) =
-            (embedded.clone(), stop.clone(), machine.files.connections_max);
-        async move { embedded.serve(listener, connections_max, stop.cancelled_owned()).await }
+        let (embedded, stop, files) = (embedded.clone(), stop.clone(), machine.files);
+        let transfers = Transfers { connections_max: files.connections_max, uploads_max: files.uploads_max };
+        async move { embedded.serve(listener, transfers, stop.cancelled_owned()).await }
     });
     let is_idle = {
         let scheduler = scheduler.clone();

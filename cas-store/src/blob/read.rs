@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -29,17 +30,41 @@ use crate::dir::{Op, PathErrorExt, file};
 /// What a stream reads at once, and so what it holds in memory.
 pub const READ_CHUNK_BYTES: u64 = 256 << 10;
 
+/// How many streams keep their file open between chunks. The others open it anew, so that streams which nobody reads
+/// from take no open files from those that need them.
+const FILES_KEPT_MAX: usize = 64;
+
 /// A blob's bytes as a stream of chunks of at most [`READ_CHUNK_BYTES`]; it holds the blob's pin.
 pub struct BlobReader {
     space: Arc<Space>,
     pin: BlobPin,
     left: Range<u64>,
-    file: Option<Arc<File>>,
+    file: Option<KeptFile>,
     chunk: Option<BoxFuture<'static, Result<Chunk, StoreError>>>,
 }
 
-/// Bytes, and the file that the next ones are in.
-type Chunk = (Arc<File>, Bytes);
+/// Bytes, and the file that the next ones are in, if there was room to keep it open.
+type Chunk = (Option<KeptFile>, Bytes);
+
+/// A file that stays open for the next chunk, and is counted.
+struct KeptFile {
+    file: File,
+    space: Arc<Space>,
+}
+
+impl KeptFile {
+    fn keep(file: File, space: &Arc<Space>) -> Option<Self> {
+        let more = |kept: usize| (kept < FILES_KEPT_MAX).then_some(kept + 1);
+        space.files_kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { file, space: space.clone() })
+    }
+}
+
+impl Drop for KeptFile {
+    fn drop(&mut self) {
+        self.space.files_kept.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Stream for BlobReader {
     type Item = Result<Bytes, StoreError>;
@@ -55,14 +80,14 @@ impl Stream for BlobReader {
             let range = this.left.start..end;
             Box::pin(async move {
                 let io = space.environment.io.clone();
-                io.run(move || space.read_chunk(&pin, file, range)).await
+                io.run(move || space.read_on(&pin, file, range)).await
             })
         });
         let outcome = ready!(chunk.as_mut().poll(context));
         this.chunk = None;
         Poll::Ready(Some(match outcome {
             Ok((file, bytes)) => {
-                this.file = Some(file);
+                this.file = file;
                 this.left.start += bytes.len() as u64;
                 Ok(bytes)
             }
@@ -88,7 +113,7 @@ impl BlobStore {
             return Ok(Bytes::new());
         }
         let (space, pin) = (self.space.clone(), pin.clone());
-        let read = move || space.read_chunk(&pin, None, range).map(|(_, bytes)| bytes);
+        let read = move || space.read_range(&pin, range);
         self.space.environment.io.run(read).await
     }
 
@@ -127,32 +152,44 @@ impl Space {
         if stat.mtime == blob_mtime() { Ok(file) } else { verified(file, digest, &path) }
     }
 
-    fn read_chunk(
+    /// Reads one chunk of a stream, and keeps the file for the next one if there is one.
+    fn read_on(
         self: &Arc<Self>,
         pin: &BlobPin,
-        file: Option<Arc<File>>,
+        file: Option<KeptFile>,
         range: Range<u64>,
     ) -> Result<Chunk, StoreError> {
-        let digest = pin.digest();
-        let read = || {
-            let file = file.map_or_else(|| self.open_blob(digest).map(Arc::new), Ok)?;
-            let len = usize::try_from(range.end - range.start).expect("64-bit only");
-            let mut bytes = vec![0; len];
-            match file.read_exact_at(&mut bytes, range.start) {
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    Err(StoreError::NotFound(*digest))
-                }
-                outcome => {
-                    outcome.at(Op::Read, self.layout.locate(&SlotKey::Blob(*digest)).1)?;
-                    Ok((file, bytes.into()))
-                }
-            }
-        };
-        let outcome = read();
-        if matches!(outcome, Err(StoreError::NotFound(_))) {
-            pin.lose();
+        let is_last = range.end == pin.digest().size_bytes();
+        if let Some(kept) = file {
+            let bytes = lose_if_gone(pin, || self.read_at(pin.digest(), &kept.file, range))?;
+            return Ok((Some(kept), bytes));
         }
-        outcome
+        lose_if_gone(pin, || {
+            let file = self.open_blob(pin.digest())?;
+            let bytes = self.read_at(pin.digest(), &file, range)?;
+            Ok((if is_last { None } else { KeptFile::keep(file, self) }, bytes))
+        })
+    }
+
+    fn read_range(self: &Arc<Self>, pin: &BlobPin, range: Range<u64>) -> Result<Bytes, StoreError> {
+        lose_if_gone(pin, || {
+            let file = self.open_blob(pin.digest())?;
+            self.read_at(pin.digest(), &file, range)
+        })
+    }
+
+    fn read_at(&self, digest: &Digest, file: &File, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let len = usize::try_from(range.end - range.start).expect("64-bit only");
+        let mut bytes = vec![0; len];
+        match file.read_exact_at(&mut bytes, range.start) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(StoreError::NotFound(*digest))
+            }
+            outcome => {
+                outcome.at(Op::Read, self.layout.locate(&SlotKey::Blob(*digest)).1)?;
+                Ok(bytes.into())
+            }
+        }
     }
 
     fn read_whole(self: &Arc<Self>, pin: Option<BlobPin>) -> Result<Option<Bytes>, StoreError> {
@@ -161,12 +198,20 @@ impl Space {
         if size_bytes == 0 {
             return Ok(Some(Bytes::new()));
         }
-        match self.read_chunk(&pin, None, 0..size_bytes) {
-            Ok((_, bytes)) => Ok(Some(bytes)),
+        match self.read_range(&pin, 0..size_bytes) {
+            Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+fn lose_if_gone<T>(pin: &BlobPin, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let outcome = read();
+    if matches!(outcome, Err(StoreError::NotFound(_))) {
+        pin.lose();
+    }
+    outcome
 }
 
 /// Takes back a file whose time was changed, if nothing else was. Blocks.

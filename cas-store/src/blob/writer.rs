@@ -17,6 +17,8 @@ use crate::digest::{Digest, Hasher};
 
 /// What is gathered in memory before a thread of the pool is bothered with it.
 const WRITE_BYTES: usize = 256 << 10;
+/// How many pieces are gathered: each costs something beside its bytes, of which there may be one.
+const WRITE_PIECES: usize = 4096;
 
 /// A blob being written; dropped unfinished, it leaves nothing behind.
 pub struct BlobWriter {
@@ -46,6 +48,7 @@ pub(super) struct Writing {
     hasher: Hasher,
     digest: Digest,
     space: Arc<Space>,
+    held: Option<Box<dyn Send>>,
 }
 
 impl BlobWriter {
@@ -58,6 +61,7 @@ impl BlobWriter {
             hasher,
             digest,
             space: space.clone(),
+            held: None,
         };
         Self::continuing(Box::new(writing), 0, digest, space)
     }
@@ -71,6 +75,16 @@ impl BlobWriter {
     ) -> Self {
         let stage = Stage::Idle(writing);
         Self { space, digest, written_bytes, pending: Vec::new(), pending_bytes: 0, stage }
+    }
+
+    /// Holds `guard` for as long as the blob may have a file open: also while it is set aside, and until the pool has
+    /// closed it. To be called before anything is written.
+    #[must_use]
+    pub fn holding(mut self, guard: impl Send + 'static) -> Self {
+        if let Stage::Idle(writing) = &mut self.stage {
+            writing.held = Some(Box::new(guard));
+        }
+        self
     }
 
     /// The number of bytes written.
@@ -92,7 +106,7 @@ impl BlobWriter {
         self.written_bytes += data.len() as u64;
         self.pending_bytes += data.len();
         self.pending.push(data);
-        if self.pending_bytes < WRITE_BYTES {
+        if self.pending_bytes < WRITE_BYTES && self.pending.len() < WRITE_PIECES {
             return Ok(());
         }
         let mut writing = self.idle().await?;
@@ -225,7 +239,7 @@ impl Writing {
     }
 
     fn publish(self) -> Result<BlobPin, StoreError> {
-        let Self { temporary, reservation, ticket, hasher, digest, space } = self;
+        let Self { temporary, reservation, ticket, hasher, digest, space, held: _held } = self;
         check(digest, hasher.finish())?;
         let temporary = temporary.expect("created by the first append, of which there is one");
         let pin = space.publish(digest, temporary, reservation);

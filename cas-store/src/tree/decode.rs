@@ -32,14 +32,22 @@ pub struct ChildDirectory {
     pub digest: Digest,
 }
 
-/// Decodes and checks the message with that digest.
+/// Decodes and checks the message with that digest; see [`check`].
+pub fn decode(digest: Digest, message: &[u8]) -> Result<Decoded, MalformedTree> {
+    let wire = reapi::Directory::decode(message).map_err(|error| MalformedTree::Directory {
+        digest,
+        field: "message".to_owned(),
+        reason: format!("is not a Directory: {error}"),
+    })?;
+    check(digest, &wire)
+}
+
+/// Checks a decoded message with that digest.
 ///
 /// Names must be single components and unique over all three lists, digests well formed, targets possible.
 /// The order of the lists is not insisted on: some clients sort wrongly, and nothing here depends on it.
-pub fn decode(digest: Digest, message: &[u8]) -> Result<Decoded, MalformedTree> {
+pub fn check(digest: Digest, wire: &reapi::Directory) -> Result<Decoded, MalformedTree> {
     let wrong = |field: String, reason: String| MalformedTree::Directory { digest, field, reason };
-    let wire = reapi::Directory::decode(message)
-        .map_err(|error| wrong("message".to_owned(), format!("is not a Directory: {error}")))?;
     let function = digest.function();
 
     let mut files = Vec::with_capacity(wire.files.len());

@@ -13,7 +13,7 @@ mod visit;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use decode::{ChildDirectory, Decoded, decode};
+pub use decode::{ChildDirectory, Decoded, check, decode};
 pub use limits::{Totals, TreeLimits};
 pub use link::link;
 pub use visit::{Visitor, visit};

@@ -13,7 +13,7 @@ mod evict;
 mod reserve;
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -34,6 +34,8 @@ pub(crate) struct Space {
     pub(crate) layout: Arc<Layout>,
     pub(crate) environment: Environment,
     pub(crate) writes: AtomicU64,
+    /// Files that streams keep open between chunks.
+    pub(crate) files_kept: AtomicUsize,
     evictions: AtomicU64,
     state: Mutex<State>,
     /// A key was given back, or space was freed.
@@ -74,6 +76,7 @@ impl Space {
             layout: Arc::new(layout),
             environment,
             writes: AtomicU64::new(0),
+            files_kept: AtomicUsize::new(0),
             evictions: AtomicU64::new(0),
             state: Mutex::new(State {
                 ledger: Ledger::new(limit_bytes),

@@ -13,6 +13,8 @@ use longshore_proto::reapi::content_addressable_storage_server::ContentAddressab
 use tonic::{Request, Response, Status, Streaming};
 
 use super::digests::all;
+use super::limits::WALK_STATE_BYTES;
+use super::share::Share;
 use super::tree_pages::TreePages;
 use super::{batch, instance};
 
@@ -70,12 +72,14 @@ impl ContentAddressableStorage for CasService {
         &self,
         request: Request<reapi::GetTreeRequest>,
     ) -> Result<Response<Self::GetTreeStream>, Status> {
+        let share = Share::of(&request);
         let request = request.into_inner();
         instance::check(&request.instance_name)?;
         let pages = TreePages::new(self.store.clone(), &request)?;
-        let pages = stream::try_unfold(pages, |mut pages| async move {
+        let room = share.state(WALK_STATE_BYTES).await?;
+        let pages = stream::try_unfold((pages, room), |(mut pages, room)| async move {
             let page = pages.next().await?;
-            Ok(page.map(|page| (page, pages)))
+            Ok(page.map(|page| (page, (pages, room))))
         });
         Ok(Response::new(pages.boxed()))
     }

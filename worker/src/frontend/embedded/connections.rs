@@ -1,7 +1,10 @@
 //! Accepting connections: so many at once, and no faster than the machine can.
 //!
 //! Each takes an open file, of which there are so many. The connections beyond the bound wait in the kernel's queue
-//! until another one closes; they are not refused, because clients do not try again for long.
+//! until another one closes; they are not refused, because clients do not try again for long. While one waits, those
+//! that are of no use to anybody have to go.
+
+mod guests;
 
 use std::io;
 use std::pin::Pin;
@@ -10,11 +13,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
+use longshore_cas_store::io::Clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
+use self::guests::{Guest, Guests};
+use super::share::Share;
 use super::unix_stream::LocalStream;
 
 /// How long nothing is accepted after it failed. Without open files left it fails at once, again and again.
@@ -22,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What connections come from.
 pub(super) trait Accept: Send + 'static {
-    type Connection: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
+    type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
@@ -51,23 +58,36 @@ impl Accept for UnixListener {
 pub(super) fn incoming<L: Accept>(
     listener: L,
     connections_max: usize,
+    clock: Arc<dyn Clock>,
 ) -> impl Stream<Item = io::Result<Connection<L::Connection>>> {
     let room = Arc::new(Semaphore::new(connections_max));
-    futures::stream::unfold((listener, room), async |(listener, room)| {
-        // Nobody closes the semaphore.
-        let permit = room.clone().acquire_owned().await.ok()?;
-        let stream = loop {
-            match listener.accept().await {
-                Ok(stream) => break stream,
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(PAUSE).await;
-                }
+    let guests = Guests::new(connections_max, clock.clone());
+    futures::stream::unfold((listener, room, guests, clock), async |(listener, room, mut guests, clock)| {
+        let stream = accepted(&listener, &*clock).await;
+        let permit = loop {
+            tokio::select! {
+                biased;
+                // Nobody closes the semaphore.
+                permit = room.clone().acquire_owned() => break permit.ok()?,
+                () = guests.send_one_away() => {}
             }
         };
-        Some((Ok(Connection { stream, _permit: permit }), (listener, room)))
+        let connection = Connection::new(stream, guests.welcome(), permit);
+        Some((Ok(connection), (listener, room, guests, clock)))
     })
+}
+
+async fn accepted<L: Accept>(listener: &L, clock: &dyn Clock) -> L::Connection {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => return stream,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                clock.sleep(PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Whether it is over with the connection that was to be accepted.
@@ -79,14 +99,31 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// A connection, which makes room for another one when it is dropped.
 pub(super) struct Connection<S> {
     stream: S,
+    guest: Arc<Guest>,
+    sent_away: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<S: Connected> Connected for Connection<S> {
-    type ConnectInfo = S::ConnectInfo;
+impl<S> Connection<S> {
+    fn new(stream: S, guest: Arc<Guest>, permit: OwnedSemaphorePermit) -> Self {
+        let sent_away = Box::pin(guest.sent_away());
+        Self { stream, guest, sent_away, _permit: permit }
+    }
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+    /// Fails once the connection has to go.
+    fn poll_sent_away(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.sent_away.as_mut().poll(context) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "idle while others wait")),
+        }
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Share;
+
+    fn connect_info(&self) -> Share {
+        self.guest.share().clone()
     }
 }
 
@@ -96,7 +133,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.poll_sent_away(context)?;
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.guest.is_active();
+        }
+        read
     }
 }
 
@@ -106,7 +148,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.poll_sent_away(context)?;
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.guest.is_active();
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -114,7 +161,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        self.poll_sent_away(context)?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        if written.is_ready() {
+            self.guest.is_active();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -131,24 +183,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::StreamExt as _;
-
-    use super::*;
-
-    // The next connection waits until there is room, and is then served.
-    #[tokio::test]
-    async fn no_more_than_the_bound_are_open() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut incoming = std::pin::pin!(incoming(listener, 2));
-        let clients: Vec<_> = futures::future::join_all((0..3).map(|_| TcpStream::connect(address))).await;
-        assert!(clients.iter().all(Result::is_ok));
-        let first = incoming.next().await.unwrap().unwrap();
-        let second = incoming.next().await.unwrap().unwrap();
-        assert!(futures::poll!(incoming.next()).is_pending());
-        drop(first);
-        let third = incoming.next().await.unwrap().unwrap();
-        drop((second, third));
-    }
-}
+mod tests;

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tonic::{Code, Request as Call, Response, Status};
 
 use super::action_cache::ActionCache;
-use super::limits::RESPONSE_BYTES_MAX;
+use super::limits::{METADATA_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::operation::{Operation, Request};
 use super::scheduler::{Scheduler, Waiter};
+use super::share::Share;
 use super::{digests, inline, instance, request_metadata};
 use crate::action::{Inline, Progress};
 use crate::status::Failure;
@@ -35,6 +36,7 @@ type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>
 
 impl ExecutionService {
     async fn execute(&self, call: Call<reapi::ExecuteRequest>) -> Result<OperationStream, Failure> {
+        let share = Share::of(&call);
         let metadata = request_metadata(&call);
         let request = call.into_inner();
         instance::check(&request.instance_name)?;
@@ -59,27 +61,40 @@ impl ExecutionService {
             Some(result) => self.scheduler.answer(request, from_cache(result)),
             None => self.scheduler.submit(request)?,
         };
-        Ok(self.updates(waiter).boxed())
+        Ok(self.updates(waiter, share).boxed())
     }
 
     /// The state now, each change at once, and the last state; then the end.
-    fn updates(&self, waiter: Waiter) -> impl Stream<Item = Result<longrunning::Operation, Status>> + use<> {
+    fn updates(
+        &self,
+        waiter: Waiter,
+        share: Share,
+    ) -> impl Stream<Item = Result<longrunning::Operation, Status>> + use<> {
         let progress = waiter.operation.execution.progress.subscribe();
         let response = waiter.operation.response.subscribe();
-        let cursor = Cursor { store: self.store.clone(), waiter, progress, response, started: false };
+        let cursor = Cursor { store: self.store.clone(), waiter, share, progress, response, started: false };
         futures::stream::unfold(Some(cursor), async |cursor| {
             let mut cursor = cursor?;
             if std::mem::replace(&mut cursor.started, true) {
                 cursor.changed().await;
             }
+            let room = match cursor.share.make().await {
+                Ok(room) => room,
+                Err(status) => return Some((Err(status), None)),
+            };
             cursor.progress.mark_unchanged();
             let operation = to_wire(&cursor.store, &cursor.waiter.operation).await;
+            drop(room);
             let next = if operation.done { None } else { Some(cursor) };
             Some((Ok(operation), next))
         })
     }
 
     async fn load(&self, digest: Digest) -> Result<reapi::Action, Failure> {
+        if digest.size_bytes() > METADATA_BYTES_MAX {
+            let reason = format!("is too large: at most {METADATA_BYTES_MAX} bytes are read");
+            return Err(Failure::invalid(format!("action_digest {digest}: {reason}")));
+        }
         let blobs = self.store.read_many(vec![digest]).await?;
         let bytes = blobs.into_iter().next().flatten();
         let bytes = bytes.ok_or_else(|| Failure::missing("the Action", &[digest]))?;
@@ -103,7 +118,7 @@ impl Execution for ExecutionService {
     ) -> Result<Response<OperationStream>, Status> {
         let name = &call.get_ref().name;
         let waiter = self.scheduler.wait(name).ok_or_else(|| unknown(name))?;
-        Ok(Response::new(self.updates(waiter).boxed()))
+        Ok(Response::new(self.updates(waiter, Share::of(&call)).boxed()))
     }
 }
 
@@ -196,6 +211,7 @@ async fn with_contents(
 struct Cursor {
     store: Arc<BlobStore>,
     waiter: Waiter,
+    share: Share,
     progress: watch::Receiver<Progress>,
     response: watch::Receiver<Option<Arc<reapi::ExecuteResponse>>>,
     started: bool,

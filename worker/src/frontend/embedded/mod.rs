@@ -24,6 +24,7 @@ mod references;
 mod resource_name;
 mod scheduler;
 mod server;
+mod share;
 #[cfg(test)]
 mod testing;
 mod tree_pages;
@@ -42,7 +43,7 @@ use tonic_health::server::HealthReporter;
 
 pub use panics::{CatchPanics, PanicLayer};
 pub use scheduler::{Scheduler, SchedulerStats};
-pub use server::{Endpoint, ListenError, Listener};
+pub use server::{Endpoint, ListenError, Listener, Transfers};
 
 use action_cache::ActionCache;
 

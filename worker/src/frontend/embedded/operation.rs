@@ -28,6 +28,18 @@ pub(super) struct Request {
     pub(super) metadata: reapi::RequestMetadata,
 }
 
+/// What a request costs in memory beside what its client said in it, about.
+const REQUEST_BYTES: usize = 2 << 10;
+
+impl Request {
+    /// What an operation of it holds in memory.
+    pub(super) fn size_bytes(&self) -> usize {
+        let paths = &self.inline.output_files;
+        let paths_bytes: usize = paths.iter().map(|path| size_of::<String>() + path.len()).sum();
+        REQUEST_BYTES + self.instance.len() + self.metadata.encoded_len() + paths_bytes
+    }
+}
+
 /// An action on its way, for everybody who asked for it.
 #[derive(Debug)]
 pub(super) struct Execution {
@@ -50,6 +62,8 @@ pub(super) struct Operation {
     pub(super) name: String,
     pub(super) inline: Inline,
     pub(super) execution: Arc<Execution>,
+    /// What it holds in memory, beside its response.
+    pub(super) size_bytes: usize,
     pub(super) response: watch::Sender<Option<Arc<reapi::ExecuteResponse>>>,
     waiters: AtomicUsize,
 }
@@ -57,6 +71,7 @@ pub(super) struct Operation {
 impl Operation {
     /// The first operation of a new execution.
     pub(super) fn new(request: Request, queued: SystemTime) -> Arc<Self> {
+        let size_bytes = request.size_bytes();
         let Request { instance, action_digest, do_not_cache, inline, metadata, .. } = request;
         let name = new_name();
         let execution = Execution {
@@ -69,16 +84,17 @@ impl Operation {
             progress: watch::Sender::default(),
             cancelled: CancellationToken::new(),
         };
-        Arc::new(Self::of(name, Arc::new(execution), inline))
+        Arc::new(Self::of(name, Arc::new(execution), inline, size_bytes))
     }
 
     /// One more operation of an execution under way.
-    pub(super) fn joining(execution: Arc<Execution>, inline: Inline) -> Arc<Self> {
-        Arc::new(Self::of(new_name(), execution, inline))
+    pub(super) fn joining(execution: Arc<Execution>, request: &Request) -> Arc<Self> {
+        Arc::new(Self::of(new_name(), execution, request.inline.clone(), request.size_bytes()))
     }
 
-    fn of(name: String, execution: Arc<Execution>, inline: Inline) -> Self {
-        Self { name, inline, execution, response: watch::Sender::default(), waiters: AtomicUsize::new(0) }
+    fn of(name: String, execution: Arc<Execution>, inline: Inline, size_bytes: usize) -> Self {
+        let (response, waiters) = (watch::Sender::default(), AtomicUsize::new(0));
+        Self { name, inline, execution, size_bytes, response, waiters }
     }
 
     /// Counts one more waiter.

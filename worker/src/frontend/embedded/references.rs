@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_cas_store::name::NodeName;
+use longshore_cas_store::tree;
 use longshore_proto::raw::RawTree;
 use longshore_proto::{Message as _, reapi};
 
@@ -139,7 +139,7 @@ async fn read_tree(store: &Arc<BlobStore>, digest: &Digest) -> Result<Option<Vec
     let tree = reapi::Tree::decode(message).map_err(|error| malformed(error.to_string()))?;
     let mut files = Vec::new();
     for directory in tree.root.iter().chain(&tree.children) {
-        files_of(digest.function(), directory, &mut files).map_err(malformed)?;
+        files.extend(files_of(*digest, directory).map_err(malformed)?);
     }
     Ok(Some(files))
 }
@@ -157,32 +157,17 @@ async fn missing_below(store: &Arc<BlobStore>, root: Digest) -> Result<Vec<Diges
             }
             Found::Malformed(reason) => return Err(Unfit::Malformed(format!("directory {digest} {reason}"))),
         };
-        let mut files = Vec::new();
-        files_of(digest.function(), &directory, &mut files)
-            .map_err(|reason| Unfit::Malformed(format!("directory {digest}: {reason}")))?;
+        let files: Vec<_> = files_of(digest, &directory).map_err(Unfit::Malformed)?.collect();
         missing.extend(store.find_missing(&files));
     }
     Ok(missing)
 }
 
-/// The files of a directory whose names are all ones that a client can write to.
+/// The files of a directory that a client could build: the one with that digest, or within the tree that has it.
 fn files_of(
-    function: DigestFunction,
+    digest: Digest,
     directory: &reapi::Directory,
-    files: &mut Vec<Digest>,
-) -> Result<(), String> {
-    let names = directory.files.iter().map(|node| &node.name);
-    let names = names.chain(directory.directories.iter().map(|node| &node.name));
-    for name in names.chain(directory.symlinks.iter().map(|node| &node.name)) {
-        NodeName::parse(name).map_err(|error| error.to_string())?;
-    }
-    for node in &directory.directories {
-        let digest = Digest::from_wire(function, node.digest.as_ref());
-        digest.map_err(|error| format!("directory {:?}: {error}", node.name))?;
-    }
-    for node in &directory.files {
-        let digest = Digest::from_wire(function, node.digest.as_ref());
-        files.push(digest.map_err(|error| format!("file {:?}: {error}", node.name))?);
-    }
-    Ok(())
+) -> Result<impl Iterator<Item = Digest> + use<>, String> {
+    let checked = tree::check(digest, directory).map_err(|error| error.to_string())?;
+    Ok(checked.files.into_iter().map(|file| file.key.digest))
 }

@@ -65,6 +65,9 @@ impl Scheduler {
             if state.closed {
                 return Err(stopping());
             }
+            if !state.has_room(&request) {
+                return Err(Failure::new(Code::ResourceExhausted, "too many actions are queued already"));
+            }
             state.join(&request).unwrap_or_else(|| {
                 let priority = request.priority;
                 let operation = Operation::new(request, self.clock.now());

@@ -33,6 +33,7 @@ use super::limits::{
     PENDING_RESETS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 use super::panics::PanicLayer;
+use super::share::ShareLayer;
 
 /// Where to listen: `ADDR:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,18 +146,26 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     ready.map(|()| listener)
 }
 
+/// How much may be open at once, each with a file of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfers {
+    /// Connections; others wait.
+    pub connections_max: usize,
+    /// Uploads, with those that broke off; the one that has stood still longest gives way to another.
+    pub uploads_max: usize,
+}
+
 impl Embedded {
     /// Serves until `stop` completes, then lets calls under way end.
-    ///
-    /// At most `connections_max` connections are open at once; others wait.
     pub async fn serve(
         &self,
         listener: Listener,
-        connections_max: usize,
+        Transfers { connections_max, uploads_max }: Transfers,
         stop: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let mut server = Server::builder()
             .layer(CallLayer)
+            .layer(ShareLayer)
             .layer(PanicLayer)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -165,25 +174,26 @@ impl Embedded {
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-        let router = server.add_routes(self.routes());
+        let clock = self.environment.clock.clone();
+        let router = server.add_routes(self.routes(uploads_max));
         match listener.socket {
             Socket::Tcp(listener) => {
-                router.serve_with_incoming_shutdown(incoming(listener, connections_max), stop).await
+                router.serve_with_incoming_shutdown(incoming(listener, connections_max, clock), stop).await
             }
             Socket::Unix(listener) => {
-                router.serve_with_incoming_shutdown(incoming(listener, connections_max), stop).await
+                router.serve_with_incoming_shutdown(incoming(listener, connections_max, clock), stop).await
             }
         }
     }
 
-    fn routes(&self) -> Routes {
+    fn routes(&self, uploads_max: usize) -> Routes {
         let execution = ExecutionService {
             store: self.store.clone(),
             cache: self.cache.clone(),
             scheduler: self.scheduler.clone(),
         };
         let cas = CasService::new(self.store.clone());
-        let byte_stream = ByteStreamService::new(self.store.clone(), &self.environment);
+        let byte_stream = ByteStreamService::new(self.store.clone(), &self.environment, uploads_max);
         let action_cache = ActionCacheService::new(self.cache.clone());
         let health = HealthServer::new(HealthService::from_health_reporter(self.health.clone()));
         Routes::new(ExecutionServer::new(execution.clone()).max_decoding_message_size(DECODE_BYTES_MAX))

@@ -23,10 +23,11 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::limits::{DRAIN_BYTES_MAX, DRAIN_TIME_MAX, KEPT_UPLOADS_SHARE};
+use super::limits::{DRAIN_BYTES_MAX, DRAIN_TIME_MAX, KEPT_UPLOADS_SHARE, UPLOADS_MEMORY_BYTES_MAX};
 use super::resource_name::{Form, ResourceName, parse_write};
+use super::share::Share;
 use crate::status::Failure;
-use uploads::Uploads;
+use uploads::{UploadLimits, Uploads};
 use write::{Requests, Writes};
 
 /// The header that routers read instead of the message (REAPI 2.12).
@@ -39,9 +40,14 @@ pub(super) struct ByteStreamService {
 }
 
 impl ByteStreamService {
-    pub(super) fn new(store: Arc<BlobStore>, environment: &Environment) -> Self {
-        let kept_bytes_max = store.blob_size_bytes_max() / KEPT_UPLOADS_SHARE;
-        let uploads = Uploads::new(kept_bytes_max, environment.clock.clone(), environment.executor.clone());
+    /// Has at most `uploads_max` uploads open or kept.
+    pub(super) fn new(store: Arc<BlobStore>, environment: &Environment, uploads_max: usize) -> Self {
+        let limits = UploadLimits {
+            kept_bytes_max: store.blob_size_bytes_max() / KEPT_UPLOADS_SHARE,
+            count_max: uploads_max,
+            memory_bytes_max: UPLOADS_MEMORY_BYTES_MAX,
+        };
+        let uploads = Uploads::new(limits, environment.clock.clone(), environment.executor.clone());
         let relief: Weak<Uploads> = Arc::downgrade(&uploads);
         store.on_pressure(relief as Weak<dyn PressureRelief>);
         Self { writes: Writes { store, uploads, clock: environment.clock.clone() } }
@@ -120,7 +126,8 @@ impl ByteStream for ByteStreamService {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         check_header(header(request.metadata()).as_deref(), &request.get_ref().resource_name)?;
-        Ok(Response::new(read::open(&self.writes.store, request.get_ref())?))
+        let share = Share::of(&request);
+        Ok(Response::new(read::open(&self.writes.store, &share, request.get_ref()).await?))
     }
 
     async fn write(

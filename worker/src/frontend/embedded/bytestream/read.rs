@@ -8,18 +8,25 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use longshore_cas_store::blob::{BlobStore, StoreError};
 use longshore_cas_store::digest::Digest;
 use longshore_proto::bytestream::{ReadRequest, ReadResponse};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status};
 
 use super::super::compression::Compressor;
+use super::super::limits::COMPRESSION_STATE_BYTES;
 use super::super::resource_name::{Form, ResourceName, parse_read};
+use super::super::share::Share;
 use super::not_found;
 use crate::status::Failure;
 
 /// The chunks of a read.
 pub(super) type Chunks = BoxStream<'static, Result<ReadResponse, Status>>;
 
-/// Opens what a request asks for.
-pub(super) fn open(store: &Arc<BlobStore>, request: &ReadRequest) -> Result<Chunks, Failure> {
+/// Opens what a request asks for; the state of a compression takes its room out of `share`.
+pub(super) async fn open(
+    store: &Arc<BlobStore>,
+    share: &Share,
+    request: &ReadRequest,
+) -> Result<Chunks, Status> {
     let ResourceName { digest, form } = parse_read(&request.resource_name)?;
     let limit = limit(request.read_limit, form)?;
     let pin = store.pin(&digest).ok_or_else(|| not_found(&digest))?;
@@ -27,7 +34,10 @@ pub(super) fn open(store: &Arc<BlobStore>, request: &ReadRequest) -> Result<Chun
     let chunks = store.reader(pin, offset, limit);
     match form {
         Form::Plain => Ok(chunks.map(response).boxed()),
-        Form::Zstd => Ok(compressed(chunks)?.boxed()),
+        Form::Zstd => {
+            let room = share.state(COMPRESSION_STATE_BYTES).await?;
+            Ok(compressed(chunks, room)?.boxed())
+        }
     }
 }
 
@@ -55,16 +65,17 @@ fn response(chunk: Result<Bytes, StoreError>) -> Result<ReadResponse, Status> {
     Ok(ReadResponse { data: chunk.map_err(Failure::from)?.into() })
 }
 
-/// One zstd frame of everything that `chunks` yield, made off the async threads.
+/// One zstd frame of everything that `chunks` yield, made off the async threads; `room` is free afterwards.
 fn compressed<S>(
     chunks: S,
+    room: OwnedSemaphorePermit,
 ) -> Result<impl Stream<Item = Result<ReadResponse, Status>> + Send + use<S>, Failure>
 where
     S: Stream<Item = Result<Bytes, StoreError>> + Send + Unpin + 'static,
 {
     let compressor = Compressor::new().map_err(|error| broken(&error))?;
-    let parts = stream::try_unfold(Some((compressor, chunks)), |compression| async {
-        let Some((mut compressor, mut chunks)) = compression else { return Ok(None) };
+    let parts = stream::try_unfold(Some((compressor, chunks, room)), |compression| async {
+        let Some((mut compressor, mut chunks, room)) = compression else { return Ok(None) };
         let chunk = chunks.try_next().await.map_err(Failure::from)?;
         let part = tokio::task::spawn_blocking(move || match chunk {
             Some(chunk) => compressor.push(&chunk).map(|part| (part, Some(compressor))),
@@ -72,7 +83,7 @@ where
         });
         let part = part.await.map_err(|error| Failure::internal(format!("compression: {error}")))?;
         let (part, compressor) = part.map_err(|error| broken(&error))?;
-        Ok::<_, Status>(Some((part, compressor.map(|compressor| (compressor, chunks)))))
+        Ok::<_, Status>(Some((part, compressor.map(|compressor| (compressor, chunks, room)))))
     });
     let parts = parts.try_filter(|part| std::future::ready(!part.is_empty()));
     Ok(parts.map_ok(|data| ReadResponse { data }))

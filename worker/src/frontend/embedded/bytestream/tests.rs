@@ -1,12 +1,16 @@
+use std::time::Duration;
+
 use futures::channel::mpsc;
 use futures::{TryStreamExt as _, stream};
 use longshore_cas_store::digest::DigestFunction;
+use tokio::task::JoinHandle;
 
-use super::super::limits::{KEPT_LOOK_EVERY, KEPT_LOOKS_MAX, SILENCE_MAX};
+use super::super::limits::{IDLE_MAX, KEPT_LOOK_EVERY, KEPT_LOOKS_MAX, SILENCE_MAX};
 use super::super::testing::{Fixture, ManualClock};
 use super::*;
 
 const DATA: &[u8] = b"0123456789";
+const UPLOADS_MAX: usize = 4;
 
 fn upload_name(data: &[u8]) -> String {
     format!("main/uploads/u/blobs/{}", DigestFunction::Sha256.digest(data))
@@ -18,7 +22,7 @@ fn part(write_offset: i64, data: &[u8], finish_write: bool) -> WriteRequest {
 
 /// Sends `parts`; what is left of them and the outcome.
 async fn send(fixture: &Fixture, parts: Vec<WriteRequest>) -> (usize, Result<i64, Code>) {
-    let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment);
+    let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment, UPLOADS_MAX);
     let mut requests = stream::iter(parts.into_iter().map(Ok));
     let outcome = service.receive(None, &mut requests).await;
     (requests.count().await, outcome.map_err(|status| status.code()))
@@ -86,7 +90,7 @@ async fn the_empty_blob_can_be_written() {
 async fn fetch(fixture: &Fixture, data: &[u8], read_offset: i64, read_limit: i64) -> Result<Vec<u8>, Code> {
     let resource_name = format!("blobs/{}", DigestFunction::Sha256.digest(data));
     let request = ReadRequest { resource_name, read_offset, read_limit };
-    let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment);
+    let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment, UPLOADS_MAX);
     let parts = service.read(Request::new(request)).await.map_err(|status| status.code())?.into_inner();
     let parts: Vec<_> = parts.try_collect().await.map_err(|status| status.code())?;
     Ok(parts.into_iter().flat_map(|part| part.data).collect())
@@ -125,7 +129,7 @@ impl Timed {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::default());
         let fixture = Fixture::with_clock(clock.clone());
-        let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment);
+        let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment, UPLOADS_MAX);
         Self { fixture, clock, service }
     }
 
@@ -227,6 +231,68 @@ async fn a_newcomer_takes_the_name_over() {
     let (old, new) = futures::join!(old, new);
     assert_eq!((old.unwrap_err().code(), new), (Code::Aborted, Ok(4)));
     assert_eq!(timed.ask(), Ok(status(4, false)));
+}
+
+/// An upload of `bytes` bytes that has begun, and does not go on until it is told to.
+fn open(
+    timed: &Timed,
+    name: &str,
+    bytes: u64,
+) -> (mpsc::UnboundedSender<Result<WriteRequest, Status>>, JoinHandle<Code>) {
+    let hash = DigestFunction::Sha256.digest(name.as_bytes()).hash_hex();
+    let resource_name = format!("uploads/{name}/blobs/{hash}/{bytes}");
+    let (sender, mut requests) = mpsc::unbounded();
+    let first = WriteRequest { resource_name, data: DATA.to_vec(), ..Default::default() };
+    sender.unbounded_send(Ok(first)).unwrap();
+    let service = timed.service.clone();
+    let call = tokio::spawn(async move {
+        service.receive(None, &mut requests).await.map_or_else(|status| status.code(), |_| Code::Ok)
+    });
+    (sender, call)
+}
+
+// However many uploads stand still, the next one begins.
+#[tokio::test]
+async fn the_upload_that_stood_still_longest_gives_way() {
+    let timed = Timed::new();
+    let mut calls = Vec::new();
+    for name in ["first", "second", "third", "fourth"] {
+        calls.push(open(&timed, name, 100));
+        tokio::task::yield_now().await;
+    }
+    // Until it has taken its step, it may be the one.
+    let step = WriteRequest { write_offset: 10, data: DATA.to_vec(), ..Default::default() };
+    calls[0].0.unbounded_send(Ok(step)).unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    calls.push(open(&timed, "fifth", 100));
+    let (_sender, second) = calls.remove(1);
+    assert_eq!(second.await.unwrap(), Code::Aborted);
+    for (_, call) in &calls {
+        assert!(!call.is_finished());
+    }
+}
+
+// What an upload has set aside on the disk, and does not use, is not kept from others for long.
+#[tokio::test]
+async fn an_upload_that_stands_still_gives_up_its_space() {
+    let timed = Timed::new();
+    let most = timed.fixture.store.blob_size_bytes_max() - (1 << 20);
+    let (_sender, large) = open(&timed, "large", most);
+    timed.clock.has_sleeper().await;
+    let (_other_sender, other) = open(&timed, "other", most);
+    let mut waited = Duration::ZERO;
+    while !large.is_finished() && waited < SILENCE_MAX / 2 {
+        timed.clock.advance(Duration::from_secs(1));
+        waited += Duration::from_secs(1);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(waited >= IDLE_MAX, "it might have gone on");
+    assert_eq!(large.await.unwrap(), Code::Aborted);
+    assert!(!other.is_finished());
 }
 
 #[test]

@@ -3,27 +3,48 @@
 //! Each name has one stream at a time; a newcomer takes the name over, and the stream before it is told to stop. What a
 //! stream leaves behind is kept for whoever goes on with the name: a bounded number of beginnings, of bounded size
 //! together, for a bounded time, the oldest given up first. They are given up, too, when the store needs the space.
+//! The names that are in use are bounded as well, and what their streams need: beyond that what is kept goes first,
+//! then the stream that has stood still longest has to stop, so that a newcomer never waits for those who do not go on.
 //! Nothing here reads a stream, or knows what a name says.
 //!
 //! *Locking*: one lock, held for changes in memory; files are freed and streams awaited outside.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+mod place;
 
-use futures::FutureExt as _;
-use futures::channel::oneshot;
-use longshore_cas_store::blob::{BlobWriter, PartialBlob, PressureRelief};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use longshore_cas_store::blob::{PartialBlob, PressureRelief};
 use longshore_cas_store::io::{Clock, Executor};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::super::limits::{KEPT_LOOK_EVERY, KEPT_LOOKS_MAX, KEPT_UPLOADS_MAX};
+pub(super) use self::place::Place;
+use super::super::limits::{IDLE_MAX, KEPT_LOOK_EVERY, KEPT_LOOKS_MAX, KEPT_UPLOADS_MAX};
+
+/// How much there may be of uploads that are not finished.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "each is a bound, and says of what")]
+pub(super) struct UploadLimits {
+    /// What is kept of those that broke off, on the disk.
+    pub(super) kept_bytes_max: u64,
+    /// Open and kept: each may have a file open.
+    pub(super) count_max: usize,
+    /// What the streams of those that are open may need in memory.
+    pub(super) memory_bytes_max: u64,
+}
 
 /// Every upload that has begun and not ended.
 pub(super) struct Uploads {
     state: Mutex<State>,
-    kept_bytes_max: u64,
+    limits: UploadLimits,
+    /// One for each file.
+    files: Arc<Semaphore>,
+    /// Counts the steps of all uploads, to tell which one took the last step longest ago.
+    steps: AtomicU64,
     clock: Arc<dyn Clock>,
     executor: Arc<dyn Executor>,
 }
@@ -33,6 +54,10 @@ struct State {
     by_name: HashMap<String, Upload>,
     /// What is kept, together.
     kept_bytes: u64,
+    /// What the streams need that have not been told to stop.
+    memory_bytes: u64,
+    /// How many of them there are.
+    open: usize,
     /// The number of the next beginning.
     next_order: u64,
     is_watched: bool,
@@ -59,8 +84,14 @@ pub(super) struct Kept {
 /// One stream's time with a name.
 #[derive(Default)]
 struct Turn {
-    /// Somebody else wants the name.
+    /// Somebody else wants the name, or the room.
     stop: CancellationToken,
+    /// It has to stop because there are too many.
+    gives_way: AtomicBool,
+    memory_bytes: u64,
+    last_step: AtomicU64,
+    /// When that was, in seconds since the epoch.
+    last_step_seconds: AtomicU64,
     /// The name is free.
     ended: CancellationToken,
     committed_bytes: AtomicU64,
@@ -68,28 +99,38 @@ struct Turn {
 }
 
 impl Uploads {
-    /// Keeps at most `kept_bytes_max` of what is not finished.
-    pub(super) fn new(kept_bytes_max: u64, clock: Arc<dyn Clock>, executor: Arc<dyn Executor>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), kept_bytes_max, clock, executor })
+    /// Keeps to `limits`.
+    pub(super) fn new(limits: UploadLimits, clock: Arc<dyn Clock>, executor: Arc<dyn Executor>) -> Arc<Self> {
+        let files = Arc::new(Semaphore::new(limits.count_max));
+        Arc::new(Self { state: Mutex::default(), limits, files, steps: AtomicU64::new(0), clock, executor })
     }
 
-    /// Takes a name, and what is kept of it, from whoever has it.
-    pub(super) async fn take(self: &Arc<Self>, name: &str) -> (Place, Option<Kept>) {
+    /// Takes a name, and what is kept of it, from whoever has it; for a stream that needs `memory_bytes` at most.
+    pub(super) async fn take(self: &Arc<Self>, name: &str, memory_bytes: u64) -> (Place, Option<Kept>) {
         loop {
             let turn = {
                 let mut state = self.state.lock();
-                match state.by_name.get(name) {
-                    Some(Upload::Open(turn)) => turn.clone(),
-                    _ => return self.open(&mut state, name),
+                if let Some(Upload::Open(turn)) = state.by_name.get(name) {
+                    let turn = turn.clone();
+                    state.stop(&turn);
+                    turn
+                } else {
+                    let opened = self.open(&mut state, name, memory_bytes);
+                    let victims = state.make_room(&self.limits, &opened.0.turn);
+                    drop(state);
+                    drop(victims);
+                    return opened;
                 }
             };
-            turn.stop.cancel();
             turn.ended.cancelled().await;
         }
     }
 
-    fn open(self: &Arc<Self>, state: &mut State, name: &str) -> (Place, Option<Kept>) {
-        let turn = Arc::new(Turn::default());
+    fn open(self: &Arc<Self>, state: &mut State, name: &str, memory_bytes: u64) -> (Place, Option<Kept>) {
+        let turn = Arc::new(Turn { memory_bytes, ..Turn::default() });
+        self.step(&turn);
+        state.open += 1;
+        state.memory_bytes += memory_bytes;
         let kept = state.remove_kept(name);
         if let Some(kept) = &kept {
             turn.committed_bytes.store(kept.partial.written_bytes(), Ordering::Relaxed);
@@ -97,6 +138,15 @@ impl Uploads {
         }
         state.by_name.insert(name.to_owned(), Upload::Open(turn.clone()));
         (Place { uploads: self.clone(), name: name.to_owned(), turn }, kept)
+    }
+
+    fn step(&self, turn: &Turn) {
+        turn.last_step.store(self.steps.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        turn.last_step_seconds.store(self.seconds(), Ordering::Relaxed);
+    }
+
+    fn seconds(&self) -> u64 {
+        self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
     /// How much of an unfinished upload is committed.
@@ -119,9 +169,10 @@ impl Uploads {
         {
             let mut state = self.state.lock();
             state.by_name.remove(&name);
+            state.discount(turn);
             if let Some(partial) = partial.filter(|partial| partial.written_bytes() > 0) {
                 state.keep(name, partial, turn.told_bytes.load(Ordering::Relaxed));
-                victims = state.give_up_beyond(KEPT_UPLOADS_MAX, self.kept_bytes_max);
+                victims = state.give_up_beyond(KEPT_UPLOADS_MAX, self.limits.kept_bytes_max);
                 watch = !std::mem::replace(&mut state.is_watched, true);
             }
         }
@@ -151,16 +202,73 @@ impl Uploads {
 
 impl PressureRelief for Uploads {
     fn relieve(&self, bytes: u64) -> bool {
-        let victims = {
+        let (victims, stopped) = {
             let mut state = self.state.lock();
             let left_bytes = state.kept_bytes.saturating_sub(bytes);
-            state.give_up_beyond(KEPT_UPLOADS_MAX, left_bytes)
+            let victims = state.give_up_beyond(KEPT_UPLOADS_MAX, left_bytes);
+            // A stream holds the space of its whole blob, whether it goes on or not.
+            let stopped = victims.is_empty() && state.stop_idle(self.seconds());
+            (victims, stopped)
         };
-        !victims.is_empty()
+        stopped || !victims.is_empty()
     }
 }
 
 impl State {
+    /// Tells a stream that has a name to stop, and counts it no longer.
+    fn stop(&mut self, turn: &Turn) {
+        self.discount(turn);
+        turn.stop.cancel();
+    }
+
+    /// Counts a stream no longer, unless it was told to stop before.
+    fn discount(&mut self, turn: &Turn) {
+        if !turn.stop.is_cancelled() {
+            self.open -= 1;
+            self.memory_bytes -= turn.memory_bytes;
+        }
+    }
+
+    /// Gives up what is kept, and stops those who have stood still longest, until `newest` has room.
+    fn make_room(&mut self, limits: &UploadLimits, newest: &Arc<Turn>) -> Vec<Kept> {
+        let kept_max = limits.count_max.saturating_sub(self.open);
+        let victims = if self.by_name.len() > limits.count_max {
+            self.give_up_beyond(kept_max, u64::MAX)
+        } else {
+            Vec::new()
+        };
+        while self.open > limits.count_max || self.memory_bytes > limits.memory_bytes_max {
+            let others =
+                self.open_turns().filter(|turn| !turn.stop.is_cancelled() && !Arc::ptr_eq(turn, newest));
+            let stalest = others.min_by_key(|turn| turn.last_step.load(Ordering::Relaxed));
+            let Some(stalest) = stalest.cloned() else { break };
+            stalest.gives_way.store(true, Ordering::Relaxed);
+            self.stop(&stalest);
+        }
+        victims
+    }
+
+    /// Stops the streams that have stood still for too long while others need the space; whether there are any.
+    fn stop_idle(&mut self, now_seconds: u64) -> bool {
+        let is_idle = |turn: &&Arc<Turn>| {
+            let idle_seconds = now_seconds.saturating_sub(turn.last_step_seconds.load(Ordering::Relaxed));
+            !turn.stop.is_cancelled() && idle_seconds >= IDLE_MAX.as_secs()
+        };
+        let idle: Vec<_> = self.open_turns().filter(is_idle).cloned().collect();
+        for turn in &idle {
+            turn.gives_way.store(true, Ordering::Relaxed);
+            self.stop(turn);
+        }
+        !idle.is_empty()
+    }
+
+    fn open_turns(&self) -> impl Iterator<Item = &Arc<Turn>> {
+        self.by_name.values().filter_map(|upload| match upload {
+            Upload::Open(turn) => Some(turn),
+            Upload::Kept(_) => None,
+        })
+    }
+
     fn keep(&mut self, name: String, partial: PartialBlob, told_bytes: u64) {
         let written_bytes = partial.written_bytes();
         self.kept_bytes += written_bytes;
@@ -220,55 +328,5 @@ impl State {
             Upload::Kept(kept) => Some((name, kept)),
             Upload::Open(_) => None,
         })
-    }
-}
-
-/// The right to write under a name.
-pub(super) struct Place {
-    uploads: Arc<Uploads>,
-    name: String,
-    turn: Arc<Turn>,
-}
-
-impl Place {
-    /// Completes when somebody else wants the name.
-    pub(super) fn taken_over(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.turn.stop.clone().cancelled_owned()
-    }
-
-    /// Says how much is committed.
-    pub(super) fn committed(&self, bytes: u64) {
-        self.turn.committed_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Leaves what is written so far to whoever comes next; how much that is.
-    ///
-    /// What is under way goes on if the caller stops waiting.
-    pub(super) fn suspend(self, writer: BlobWriter) -> impl Future<Output = u64> + Send {
-        let (sender, receiver) = oneshot::channel();
-        let executor = self.uploads.executor.clone();
-        executor.spawn(Box::pin(async move {
-            let partial = writer.suspend().await;
-            let partial = partial.inspect_err(|error| tracing::debug!(%error, "an upload is given up")).ok();
-            let written_bytes = partial.as_ref().map_or(0, PartialBlob::written_bytes);
-            self.put_back(partial);
-            // The stream may be gone.
-            let _ = sender.send(written_bytes);
-        }));
-        receiver.map(Result::unwrap_or_default)
-    }
-
-    /// Leaves `partial` to whoever comes next.
-    pub(super) fn put_back(self, partial: Option<PartialBlob>) {
-        let name = self.name.clone();
-        self.uploads.leave(name, &self.turn, partial);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !self.turn.ended.is_cancelled() {
-            self.uploads.leave(std::mem::take(&mut self.name), &self.turn, None);
-        }
     }
 }

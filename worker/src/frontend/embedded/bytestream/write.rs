@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::super::compression::{DecompressError, Decompressor};
-use super::super::limits::{HALF_CLOSE_TIME_MAX, SILENCE_MAX};
+use super::super::limits::{HALF_CLOSE_TIME_MAX, SILENCE_MAX, UPLOAD_MEMORY_BYTES, WINDOW_LOG_MAX};
 use super::uploads::{Kept, Place, Uploads};
 use crate::status::Failure;
 
@@ -165,12 +165,12 @@ impl Writes {
         if self.is_present(&digest) {
             return Ok(size(&digest));
         }
-        let (place, kept) = self.uploads.take(&requests.name).await;
-        let taken_over = place.taken_over();
+        let (place, kept) = self.uploads.take(&requests.name, UPLOAD_MEMORY_BYTES).await;
+        let stopped = place.stopped();
         let receive = std::pin::pin!(self.receive(digest, place, kept, &mut requests));
-        match select(receive, std::pin::pin!(taken_over)).await {
+        match select(receive, std::pin::pin!(stopped)).await {
             Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => Err(Status::aborted("another stream goes on with this upload")),
+            Either::Right((reason, _)) => Err(reason.into()),
         }
     }
 
@@ -185,11 +185,11 @@ impl Writes {
         S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
     {
         let (place, kept) = may_begin(place, kept, requests.offset)?;
-        let ingest = match kept {
-            Some(kept) => self.store.resume(kept.partial).await,
-            None => self.store.ingest(digest).await,
+        let writer = match kept {
+            Some(kept) => self.store.resume(kept.partial).await.map_err(Failure::from)?,
+            None => self.ingest(digest, &place).await?,
         };
-        let Ingest::Write(writer) = ingest.map_err(Failure::from)? else { return Ok(size(&digest)) };
+        let Ingest::Write(writer) = writer else { return Ok(size(&digest)) };
         let mut receiving = Receiving { place: Some(place), writer: Some(writer) };
         receiving.committed();
         match self.write(digest, &mut receiving, requests).await {
@@ -261,12 +261,32 @@ impl Writes {
             let message = format!("write_offset: is {offset}, and a compressed upload begins at 0");
             return Err(Failure::invalid(message).into());
         }
-        let Ingest::Write(mut writer) = self.store.ingest(digest).await.map_err(Failure::from)? else {
+        let memory_bytes = UPLOAD_MEMORY_BYTES + digest.size_bytes().min(1 << WINDOW_LOG_MAX);
+        let (place, _) = self.uploads.take(&requests.name, memory_bytes).await;
+        let stopped = place.stopped();
+        let receive = std::pin::pin!(self.decompress(digest, place, &mut requests));
+        match select(receive, std::pin::pin!(stopped)).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right((reason, _)) => Err(reason.into()),
+        }
+    }
+
+    async fn decompress<S>(
+        &self,
+        digest: Digest,
+        place: Place,
+        requests: &mut Requests<'_, S>,
+    ) -> Result<i64, Status>
+    where
+        S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
+    {
+        let Ingest::Write(mut writer) = self.ingest(digest, &place).await? else {
             return Ok(COMPRESSED_PRESENT);
         };
         let mut decompressor = Decompressor::new(digest.size_bytes()).map_err(|error| wrong(&error))?;
         while let Some(data) = requests.next().await? {
             decompressor = write_decompressed(decompressor, data, &mut writer).await?;
+            place.committed(writer.flushed_bytes());
             if requests.is_finished {
                 decompressor.finish().map_err(|error| wrong(&error))?;
                 requests.end().await?;
@@ -278,6 +298,15 @@ impl Writes {
             }
         }
         Err(Failure::invalid("finish_write: the stream ends without it").into())
+    }
+
+    /// Begins to write a blob, with a file of the uploads' own.
+    async fn ingest(&self, digest: Digest, place: &Place) -> Result<Ingest, Failure> {
+        let file = place.file().await;
+        Ok(match self.store.ingest(digest).await? {
+            Ingest::Write(writer) => Ingest::Write(writer.holding(file)),
+            present @ Ingest::Present(_) => present,
+        })
     }
 
     fn is_present(&self, digest: &Digest) -> bool {

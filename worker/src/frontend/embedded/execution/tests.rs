@@ -19,7 +19,7 @@ async fn a_silent_stream_is_kept_open() {
         inline: Inline::default(),
         metadata: reapi::RequestMetadata::default(),
     };
-    let mut stream = service.updates(service.scheduler.submit(request).unwrap()).boxed();
+    let mut stream = service.updates(service.scheduler.submit(request).unwrap(), Share::default()).boxed();
     let first = stream.next().await.unwrap().unwrap();
     assert!(poll!(stream.next()).is_pending(), "nothing has happened");
     clock.advance(KEEP_ALIVE);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// How many are kept.
 const ENTRIES_MAX: usize = 10_000;
-/// What their responses may take together, encoded.
+/// What they and their responses may take together, these encoded.
 const SIZE_BYTES_MAX: usize = 64 << 20;
 
 /// The names of operations in the order in which they ended.
@@ -21,7 +21,7 @@ struct Entry {
 }
 
 impl History {
-    /// Adds one, whose response has that size; the names of those that are to be forgotten instead.
+    /// Adds one, which with its response has that size; the names of those that are to be forgotten instead.
     pub(super) fn add(&mut self, name: String, size_bytes: usize) -> Vec<String> {
         self.entries.push_back(Entry { name, size_bytes });
         self.size_bytes += size_bytes;

@@ -1,7 +1,8 @@
 //! What the scheduler knows, without locks, clocks or tasks.
 //!
 //! *Invariants*: an execution is queued or runs, and then has at least one operation, or it is gone; it is joinable
-//! only until it is cancelled or its result is known, so that nobody joins what has ended for somebody else.
+//! only until it is cancelled or its result is known, so that nobody joins what has ended for somebody else. What the
+//! operations under way hold is counted and bounded, and so is what is kept of those that have ended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use super::history::History;
 /// Lower priority first, then first come, first served.
 type Place = (i32, u64);
 
+/// What operations under way may hold in memory together.
+const UNDERWAY_BYTES_MAX: usize = 256 << 20;
+
 #[derive(Default)]
 pub(super) struct State {
     /// Names of executions.
@@ -22,6 +26,7 @@ pub(super) struct State {
     arrivals: u64,
     /// By the name of the execution.
     underway: HashMap<String, Underway>,
+    underway_bytes: usize,
     /// The names of executions that another client may join, by instance and action.
     joinable: HashMap<(String, Digest), String>,
     /// Those under way and those that have ended lately, by name.
@@ -58,6 +63,11 @@ pub(super) enum GivenUp {
 }
 
 impl State {
+    /// Whether there is room for one more operation of `request`.
+    pub(super) fn has_room(&self, request: &Request) -> bool {
+        self.underway_bytes + request.size_bytes() <= UNDERWAY_BYTES_MAX
+    }
+
     /// Lets `request` join an execution of the same action, where there is one.
     pub(super) fn join(&mut self, request: &Request) -> Option<Arc<Operation>> {
         if request.do_not_cache {
@@ -65,7 +75,8 @@ impl State {
         }
         let name = self.joinable.get(&(request.instance.clone(), request.action_digest))?;
         let underway = self.underway.get_mut(name)?;
-        let operation = Operation::joining(underway.execution.clone(), request.inline.clone());
+        let operation = Operation::joining(underway.execution.clone(), request);
+        self.underway_bytes += operation.size_bytes;
         underway.operations.push(operation.clone());
         let place = (underway.place.0.min(request.priority), underway.place.1);
         if place != underway.place
@@ -81,6 +92,7 @@ impl State {
     /// Queues a new execution.
     pub(super) fn queue(&mut self, operation: &Arc<Operation>, priority: i32) {
         let execution = operation.execution.clone();
+        self.underway_bytes += operation.size_bytes;
         self.arrivals += 1;
         let place = (priority, self.arrivals);
         self.queue.insert(place, execution.name.clone());
@@ -122,7 +134,8 @@ impl State {
         self.queue.remove(&underway.place);
         let size_bytes = response.encoded_len();
         for operation in &underway.operations {
-            let forgotten = self.executed.add(operation.name.clone(), size_bytes);
+            self.underway_bytes -= operation.size_bytes;
+            let forgotten = self.executed.add(operation.name.clone(), size_bytes + operation.size_bytes);
             self.forget(&forgotten);
         }
         underway.operations
@@ -132,7 +145,8 @@ impl State {
     pub(super) fn answered(&mut self, operation: &Arc<Operation>, response: &reapi::ExecuteResponse) {
         self.cache_hits += 1;
         self.operations.insert(operation.name.clone(), operation.clone());
-        let forgotten = self.answered.add(operation.name.clone(), response.encoded_len());
+        let size_bytes = response.encoded_len() + operation.size_bytes;
+        let forgotten = self.answered.add(operation.name.clone(), size_bytes);
         self.forget(&forgotten);
     }
 
@@ -149,7 +163,9 @@ impl State {
         };
         if underway.operations.len() > 1 {
             underway.operations.swap_remove(index);
-            let forgotten = self.executed.add(operation.name.clone(), response.encoded_len());
+            self.underway_bytes -= operation.size_bytes;
+            let size_bytes = response.encoded_len() + operation.size_bytes;
+            let forgotten = self.executed.add(operation.name.clone(), size_bytes);
             self.forget(&forgotten);
             return GivenUp::Alone;
         }

@@ -222,6 +222,29 @@ async fn a_cached_answer_is_an_operation() {
     assert_eq!(bench.scheduler.stats(), SchedulerStats { cache_hits: 1, ..SchedulerStats::default() });
 }
 
+// What clients queue is bounded, and what they say of it too.
+#[tokio::test]
+async fn a_queue_that_is_full_refuses() {
+    let bench = Bench::new();
+    let path_bytes = 1 << 20;
+    let submit = |number: usize| {
+        let output_files = vec!["x".repeat(path_bytes)];
+        let inline = Inline { output_files, ..Inline::default() };
+        bench.scheduler.submit(Request { inline, ..request(&number.to_string(), 0) })
+    };
+    let (mut waiters, mut refused) = (Vec::new(), None);
+    while refused.is_none() && waiters.len() < 1000 {
+        match submit(waiters.len()) {
+            Ok(waiter) => waiters.push(waiter),
+            Err(failure) => refused = Some(failure.code()),
+        }
+    }
+    assert_eq!(refused, Some(Code::ResourceExhausted), "{} were taken", waiters.len());
+    let assignment = bench.take().await;
+    bench.complete(&assignment, Code::Ok).await;
+    assert!(submit(1000).is_ok(), "there is room again");
+}
+
 // Only a success is kept for those who come later.
 #[tokio::test]
 async fn failures_are_not_cached() {

@@ -1,0 +1,214 @@
+//! What one connection may make the server hold: messages on their way in, answers on their way out, and the state of
+//! streams that need much of it.
+//!
+//! Each connection has a share of its own, and what does not fit into it waits for what is before it: nobody waits for
+//! another connection. A message counts from when its length is known until its call asks for the next one, or is
+//! answered; it is taken whole or not at all, so that half of one never waits for half of another. An answer counts as
+//! a whole message until it is known, then as what it is until the socket has taken it. Who makes its own calls wait
+//! for too long is told so, by an error.
+
+mod answers;
+mod messages;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_util::sync::PollSemaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tower::Layer;
+
+use self::answers::Answers;
+use self::messages::{Held, Messages};
+use super::limits::{
+    ANSWER_BYTES_A_CONNECTION, CHUNK_ANSWER_BYTES, MESSAGE_BYTES_MAX, RECEIVED_BYTES_A_CONNECTION,
+    ROOM_TIME_MAX, STATE_BYTES_A_CONNECTION, WATCHES_MADE_A_CONNECTION,
+};
+
+/// What is to be known of a method to count its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    /// What a message of the answer may take.
+    answer_bytes: usize,
+    /// The call goes on for as long as its client likes before it is answered.
+    is_upload: bool,
+    /// The answer's messages come when something happens, which may be long after each other.
+    is_watch: bool,
+}
+
+impl Kind {
+    fn of(method: &str) -> Self {
+        let plain = Self { answer_bytes: MESSAGE_BYTES_MAX, is_upload: false, is_watch: false };
+        match method {
+            "/google.bytestream.ByteStream/Write" => Self { is_upload: true, ..plain },
+            "/google.bytestream.ByteStream/Read" => Self { answer_bytes: CHUNK_ANSWER_BYTES, ..plain },
+            "/build.bazel.remote.execution.v2.Execution/Execute"
+            | "/build.bazel.remote.execution.v2.Execution/WaitExecution"
+            | "/grpc.health.v1.Health/Watch" => Self { is_watch: true, ..plain },
+            _ => plain,
+        }
+    }
+}
+
+/// One connection's share.
+#[derive(Clone, Debug)]
+pub(super) struct Share {
+    received: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+    state: Arc<Semaphore>,
+    making: Arc<Semaphore>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        let of = |bytes| Arc::new(Semaphore::new(bytes));
+        Self {
+            received: of(RECEIVED_BYTES_A_CONNECTION),
+            answers: of(ANSWER_BYTES_A_CONNECTION),
+            state: of(STATE_BYTES_A_CONNECTION),
+            making: of(WATCHES_MADE_A_CONNECTION),
+            calls: Arc::default(),
+        }
+    }
+}
+
+impl Share {
+    /// The share of the connection that `request` came on. What came on none, as in tests, has one for itself.
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+
+    /// Counts one more call, until the value is dropped.
+    pub(super) fn call(&self) -> OpenCall {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        OpenCall(self.calls.clone())
+    }
+
+    /// Whether a call is under way.
+    pub(super) fn has_calls(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > 0
+    }
+
+    /// Room to make a message of a watch, which none is set aside for while there is nothing to say.
+    pub(super) async fn make(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Room::new(&self.making).take(1).await
+    }
+
+    /// Room for the state of a stream that needs `bytes` of it for as long as it is open.
+    pub(super) async fn state(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+        Room::new(&self.state).take(bytes).await
+    }
+}
+
+/// A call under way.
+pub(super) struct OpenCall(Arc<AtomicUsize>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waiting for room in a share.
+struct Room {
+    semaphore: PollSemaphore,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Room {
+    fn new(semaphore: &Arc<Semaphore>) -> Self {
+        Self { semaphore: PollSemaphore::new(semaphore.clone()), patience: None }
+    }
+
+    async fn take(mut self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+        std::future::poll_fn(|context| self.poll(context, bytes)).await
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: usize,
+    ) -> Poll<Result<OwnedSemaphorePermit, Status>> {
+        let bytes = u32::try_from(bytes).expect("shares and messages are far smaller");
+        if let Poll::Ready(permit) = self.semaphore.poll_acquire_many(context, bytes) {
+            self.patience = None;
+            return Poll::Ready(Ok(permit.expect("nobody closes it")));
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(ROOM_TIME_MAX)));
+        patience.as_mut().poll(context).map(|()| {
+            Err(Status::resource_exhausted(format!(
+                "the connection's other calls hold all that it may, and did not go on for {} s",
+                ROOM_TIME_MAX.as_secs()
+            )))
+        })
+    }
+}
+
+/// Puts [`Shares`] around the services.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShareLayer;
+
+impl<S> Layer<S> for ShareLayer {
+    type Service = Shares<S>;
+
+    fn layer(&self, services: S) -> Shares<S> {
+        Shares { services }
+    }
+}
+
+/// The services, which hold no more for a connection than its share.
+#[derive(Clone, Debug)]
+pub(super) struct Shares<S> {
+    services: S,
+}
+
+impl<S> Service<http::Request<Body>> for Shares<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.services.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let share: Share = request.extensions().get().cloned().unwrap_or_default();
+        let open_call = share.call();
+        let kind = Kind::of(request.uri().path());
+        let held = Held::default();
+        let messages = |body| Body::new(Messages::new(body, &share.received, held.clone(), kind.is_upload));
+        let call = self.services.call(request.map(messages));
+        async move {
+            let room = if kind.is_upload {
+                None
+            } else {
+                match Room::new(&share.answers).take(kind.answer_bytes).await {
+                    Ok(room) => Some(room),
+                    Err(status) => return Ok(status.into_http()),
+                }
+            };
+            let answer = call.await?;
+            drop(held);
+            let answers =
+                |body| Answers { body, kind, room: Room::new(&share.answers), permit: room, call: open_call };
+            Ok(answer.map(|body| Body::new(answers(body))))
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! Messages on their way in: none is taken before there is room for all of it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::super::limits::DECODE_BYTES_MAX;
+use super::Room;
+
+/// What stands before each message of gRPC: whether it is compressed, and its length.
+const HEADER_BYTES: usize = 5;
+
+/// The room of the message that a call has in hand, if any.
+pub(super) type Held = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+
+/// The body of a request.
+pub(super) struct Messages {
+    body: Body,
+    framing: Framing,
+    room: Room,
+    held: Held,
+    /// Received, and not handed on yet.
+    data: Bytes,
+    /// The room that a message needs which has begun.
+    needed_bytes: Option<usize>,
+    /// Who asks for more is done with the last message; or else with all of them when the call is answered.
+    is_stream: bool,
+}
+
+impl Messages {
+    pub(super) fn new(body: Body, received: &Arc<Semaphore>, held: Held, is_stream: bool) -> Self {
+        let (framing, room) = (Framing::default(), Room::new(received));
+        Self { body, framing, room, held, data: Bytes::new(), needed_bytes: None, is_stream }
+    }
+}
+
+impl http_body::Body for Messages {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        if this.is_stream && this.framing.is_between() {
+            *this.held.lock() = None;
+        }
+        if this.data.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.data = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        if this.needed_bytes.is_none() {
+            this.needed_bytes = this.framing.begin(&this.data);
+        }
+        if let Some(bytes) = this.needed_bytes {
+            // Nobody waits for one message while holding another.
+            *this.held.lock() = None;
+            match ready!(this.room.poll(context, bytes)) {
+                Ok(permit) => *this.held.lock() = Some(permit),
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            }
+            this.needed_bytes = None;
+        }
+        let part = this.framing.advance(&mut this.data);
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Where in a stream of messages the next byte is.
+#[derive(Debug, Default)]
+struct Framing {
+    header: [u8; HEADER_BYTES],
+    header_bytes: usize,
+    /// What has not come yet of the message that has begun.
+    left_bytes: usize,
+}
+
+impl Framing {
+    fn is_between(&self) -> bool {
+        self.header_bytes == 0 && self.left_bytes == 0
+    }
+
+    /// The length of a message whose header ends in `data`, which has to be advanced over next.
+    fn begin(&mut self, data: &Bytes) -> Option<usize> {
+        if self.left_bytes > 0 {
+            return None;
+        }
+        let rest_bytes = (HEADER_BYTES - self.header_bytes).min(data.len());
+        self.header[self.header_bytes..][..rest_bytes].copy_from_slice(&data[..rest_bytes]);
+        if self.header_bytes + rest_bytes < HEADER_BYTES {
+            return None;
+        }
+        let message_bytes = (&self.header[1..]).get_u32() as usize;
+        self.header_bytes = 0;
+        self.left_bytes = rest_bytes + message_bytes;
+        // What is too large is refused before anything is set aside for it.
+        (message_bytes <= DECODE_BYTES_MAX).then_some(message_bytes)
+    }
+
+    /// Takes out of `data` what belongs to the message, or to a header that is not whole yet.
+    fn advance(&mut self, data: &mut Bytes) -> Bytes {
+        if self.left_bytes == 0 {
+            self.header_bytes += data.len();
+            return std::mem::take(data);
+        }
+        let part = data.split_to(self.left_bytes.min(data.len()));
+        self.left_bytes -= part.len();
+        part
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        // However a stream is cut, each message is announced once, before its last byte, and no byte is lost.
+        #[test]
+        fn messages_are_found_in_any_cut(
+            lengths in prop::collection::vec(0..50_usize, 0..10),
+            cuts in prop::collection::vec(1..30_usize, 1..20),
+        ) {
+            let mut stream = Vec::new();
+            for length in &lengths {
+                stream.push(0);
+                stream.extend(u32::try_from(*length).unwrap().to_be_bytes());
+                stream.extend(std::iter::repeat_n(7, *length));
+            }
+            let (mut framing, mut found, mut passed) = (Framing::default(), Vec::new(), Vec::new());
+            let mut rest = Bytes::from(stream.clone());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let mut data = rest.split_to((*cut).min(rest.len()));
+                while !data.is_empty() {
+                    found.extend(framing.begin(&data));
+                    passed.extend(framing.advance(&mut data));
+                }
+            }
+            prop_assert_eq!(found, lengths);
+            prop_assert_eq!(passed, stream);
+            prop_assert!(framing.is_between());
+        }
+    }
+}
