@@ -70,9 +70,9 @@ impl Space {
     }
 }
 
-/// What becomes of one blob of a batch.
-enum Turn {
-    Done(Result<BlobPin, StoreError>),
+/// What becomes of one blob of a batch; `K` is what is kept of its pin.
+enum Turn<K> {
+    Done(Result<K, StoreError>),
     Write(Ticket, Digest, Bytes),
     /// Somebody else writes it, perhaps this very batch.
     Later(Digest, Bytes),
@@ -95,8 +95,25 @@ impl BlobStore {
     }
 
     /// Stores many small blobs by one hop to the pool; one outcome each, in order.
+    ///
+    /// The pins are held from the first blob to the last: together they have to fit into the store, beside everything
+    /// that others hold.
     pub async fn put_many(self: &Arc<Self>, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<BlobPin, StoreError>> {
-        let mut turns: Vec<_> = blobs.into_iter().map(|(digest, data)| self.turn(digest, data)).collect();
+        self.put_all(blobs, |pin| pin).await
+    }
+
+    /// The same for somebody who needs no pins: each blob is one like any other as soon as it is stored.
+    pub async fn store_many(self: &Arc<Self>, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<(), StoreError>> {
+        self.put_all(blobs, drop).await
+    }
+
+    async fn put_all<K: Send + 'static>(
+        self: &Arc<Self>,
+        blobs: Vec<(Digest, Bytes)>,
+        keep: fn(BlobPin) -> K,
+    ) -> Vec<Result<K, StoreError>> {
+        let mut turns: Vec<_> =
+            blobs.into_iter().map(|(digest, data)| self.turn(digest, data, keep)).collect();
         let bytes = turns.iter().map(|turn| match turn {
             Turn::Write(_, digest, _) => self.space.layout.disk_bytes(digest.size_bytes()),
             Turn::Done(_) | Turn::Later(..) => 0,
@@ -104,7 +121,7 @@ impl BlobStore {
         let total_bytes = bytes.fold(0, u64::saturating_add);
         if total_bytes > 0 {
             turns = match self.space.reserve(total_bytes).await {
-                Ok(reservation) => self.write_turns(turns, reservation).await,
+                Ok(reservation) => self.write_turns(turns, reservation, keep).await,
                 // Together they are too much; one after another they may fit.
                 Err(_) => turns.into_iter().map(Turn::postponed).collect(),
             };
@@ -113,7 +130,9 @@ impl BlobStore {
         for turn in turns {
             outcomes.push(match turn {
                 Turn::Done(outcome) => outcome,
-                Turn::Write(_, digest, data) | Turn::Later(digest, data) => self.put(digest, data).await,
+                Turn::Write(_, digest, data) | Turn::Later(digest, data) => {
+                    self.put(digest, data).await.map(keep)
+                }
             });
         }
         outcomes
@@ -134,19 +153,24 @@ impl BlobStore {
         Ok(Ingest::Write(writer))
     }
 
-    fn turn(&self, digest: Digest, data: Bytes) -> Turn {
+    fn turn<K>(&self, digest: Digest, data: Bytes, keep: fn(BlobPin) -> K) -> Turn<K> {
         if let Some(outcome) = put_nothing(digest, &data) {
-            return Turn::Done(outcome);
+            return Turn::Done(outcome.map(keep));
         }
         match self.space.try_admit(digest) {
-            Some(Admission::Present(pin)) => Turn::Done(Ok(pin)),
+            Some(Admission::Present(pin)) => Turn::Done(Ok(keep(pin))),
             Some(Admission::Lead(ticket)) => Turn::Write(ticket, digest, data),
             None => Turn::Later(digest, data),
         }
     }
 
     /// Writes those whose turn it is, side by side.
-    async fn write_turns(&self, turns: Vec<Turn>, mut reservation: Reservation) -> Vec<Turn> {
+    async fn write_turns<K: Send + 'static>(
+        &self,
+        turns: Vec<Turn<K>>,
+        mut reservation: Reservation,
+        keep: fn(BlobPin) -> K,
+    ) -> Vec<Turn<K>> {
         let space = self.space.clone();
         let write = move || {
             let layout = space.layout.clone();
@@ -160,7 +184,7 @@ impl BlobStore {
             let parts: Vec<_> = parts.collect();
             let write = |(turn, part)| match turn {
                 Turn::Write(ticket, digest, data) => {
-                    Turn::Done(space.write_whole(ticket, part, digest, &data))
+                    Turn::Done(space.write_whole(ticket, part, digest, &data).map(keep))
                 }
                 other => other,
             };
@@ -170,7 +194,7 @@ impl BlobStore {
     }
 }
 
-impl Turn {
+impl<K> Turn<K> {
     fn postponed(self) -> Self {
         match self {
             Self::Write(_, digest, data) => Self::Later(digest, data),

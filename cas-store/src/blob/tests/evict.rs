@@ -51,6 +51,24 @@ async fn what_was_used_longest_ago_goes_first() {
     assert_eq!(store.find_missing(&digests[6..12]), digests[6..12]);
 }
 
+// Batches that are larger than the store, at once, must not wait for what the others have just stored
+// or they themselves have.
+#[tokio::test]
+async fn batches_larger_than_the_store_get_through() {
+    let fixture = Fixture::with_limit(8 * BLOB_BYTES);
+    let store = fixture.store();
+    let batch = |first: u64| {
+        let blobs = (first..first + 20).map(|seed| noise(8000, seed));
+        store.store_many(blobs.map(|data| (sha(&data), data)).collect())
+    };
+    let (one, other) = futures::join!(batch(0), batch(10));
+    for outcome in one.into_iter().chain(other) {
+        outcome.unwrap();
+    }
+    assert!(fixture.disk_bytes() <= 8 * BLOB_BYTES);
+    fixture.settle();
+}
+
 #[tokio::test]
 async fn what_is_referred_to_stays() {
     let fixture = Fixture::with_limit(8 * BLOB_BYTES);

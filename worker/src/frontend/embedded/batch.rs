@@ -50,9 +50,10 @@ pub(super) async fn update(
         });
         outcomes.push((digest, blob));
     }
-    for (index, stored) in places.into_iter().zip(store.put_many(blobs).await) {
+    // Clients at once may bring more than a small store holds: none of them waits for what another one has just brought.
+    for (index, stored) in places.into_iter().zip(store.store_many(blobs).await) {
         let named = |failure: Failure| failure.within(&format!("requests[{index}]"));
-        outcomes[index].1 = stored.map(drop).map_err(|error| named(error.into()));
+        outcomes[index].1 = stored.map_err(|error| named(error.into()));
     }
     let response = |(digest, outcome): (_, Result<(), Failure>)| batch_update_blobs_response::Response {
         digest,
