@@ -256,3 +256,18 @@ debian_source() {
   fi
   printf '%s\n' "$folder/$name"
 }
+
+# abseil_workspace FOLDER: abseil's sources there, ready for bazel_command.
+abseil_workspace() {
+  local sources googletest benchmark
+  sources=$(debian_source abseil)
+  googletest=$(debian_source googletest)
+  benchmark=$(debian_source benchmark)
+  cp -r "$sources" "$1"
+  bazel_workspaces+=("$1")
+  {
+    bazelrc
+    echo "common --override_repository=com_google_googletest=$googletest"
+    echo "common --override_repository=com_github_google_benchmark=$benchmark"
+  } >> "$1/.bazelrc"
+}

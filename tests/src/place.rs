@@ -22,7 +22,7 @@ pub fn choose() -> (PathBuf, String) {
     }
     let reason = if nix::unistd::geteuid().is_root() {
         let folder = std::env::temp_dir();
-        match mount_image(&folder) {
+        match mount_image(&folder, IMAGE_BYTES) {
             Ok(()) => return (folder, "a journaled image of its own".to_owned()),
             Err(error) => format!("no image of its own can be mounted: {error:#}"),
         }
@@ -33,11 +33,12 @@ pub fn choose() -> (PathBuf, String) {
     (if memory.is_dir() { memory } else { std::env::temp_dir() }, reason)
 }
 
-/// Mounts a fresh ext4 image over `folder`, for this process and its children alone.
-fn mount_image(folder: &Path) -> Result<()> {
+/// Mounts a fresh ext4 image of `image_bytes` over `folder`, for this process and its children alone. Call before there is
+/// a second thread.
+pub fn mount_image(folder: &Path, image_bytes: u64) -> Result<()> {
     let below = std::fs::File::open(folder)?;
     let image = tempfile::Builder::new().prefix("longshore-bench-").suffix(".ext4").tempfile_in(folder)?;
-    image.as_file().set_len(IMAGE_BYTES)?;
+    image.as_file().set_len(image_bytes)?;
     // Nothing is left to be initialized in the background while the clock runs.
     let extended = "lazy_itable_init=0,lazy_journal_init=0";
     run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "has_journal", "-E", extended]).arg(image.path()))?;

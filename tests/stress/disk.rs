@@ -1,0 +1,82 @@
+//! A disk that others fill, again and again: actions fail and say why, nothing is corrupt, and all is well as soon as there
+//! is room.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use longshore_tests::longshore::{Launch, Longshore, new_home};
+use longshore_tests::place::mount_image;
+
+use super::bundle::Bundle;
+use super::holdings::Holdings;
+use super::replaying::{Replay, Replayed};
+use super::store;
+
+/// Inputs of each action.
+const INPUTS: usize = 40;
+const ACTIONS: usize = 64;
+/// The disk: room for the bundle three times.
+const DISK_BYTES: u64 = 96 << 20;
+/// What the filler writes at once.
+const CHUNK_BYTES: usize = 64 << 10;
+/// What an execution may end with on a full disk.
+const FULL: [&str; 2] = ["OK", "RESOURCE_EXHAUSTED"];
+
+/// Mounts a small disk over the folder for temporary files.
+pub(crate) fn mount() -> Result<()> {
+    mount_image(&std::env::temp_dir(), DISK_BYTES).context("only root can mount a disk")
+}
+
+pub(crate) async fn run(rounds: u32) -> Result<()> {
+    let bundle = Bundle::record(ACTIONS, INPUTS).await?;
+    let flags = ["--max-size", "10GB", "--jobs", "16"].map(str::to_owned).into();
+    let home = std::sync::Arc::new(new_home()?);
+    let longshore =
+        Longshore::launch(Launch { home: Some(home.clone()), flags, ..Launch::default() }).await?;
+    let replay = async |repeat: &str| {
+        Replay::start(&bundle.path(), longshore.uri(), &["--jobs", "32", "--repeat", repeat])?.ended().await
+    };
+    replay("1").await?.is_all_well()?;
+    let before = Holdings::settled(&longshore).await?;
+    let mut failed = 0;
+    for round in 0..rounds {
+        let filler = home.path().join("filler");
+        let running = Replay::start(&bundle.path(), longshore.uri(), &["--jobs", "32", "--repeat", "3"])?;
+        let filling = {
+            let filler = filler.clone();
+            tokio::task::spawn_blocking(move || fill(&filler))
+        };
+        filling.await??;
+        let during = running.ended().await?;
+        during_a_full_disk(&during).with_context(|| format!("round {round}"))?;
+        failed += during.number("failed")?;
+        std::fs::remove_file(&filler)?;
+        let after = replay("1").await?;
+        after.is_all_well().with_context(|| format!("with room again, round {round}"))?;
+    }
+    println!("{rounds} times a full disk: {failed} executions failed as they should");
+    ensure!(failed > 0, "the disk was never full");
+    Holdings::settled(&longshore).await?.are_flat_since(&before, 0)?;
+    let root = longshore.root();
+    ensure!(longshore.stop().await?.success());
+    store::rehash(&root).map(drop)
+}
+
+/// Commands may fail for want of space, too: their results are their own. What longshore answers is not.
+fn during_a_full_disk(replayed: &Replayed) -> Result<()> {
+    let statuses = replayed.report["statuses"].as_object().context("no statuses")?;
+    for status in statuses.keys() {
+        ensure!(FULL.contains(&status.as_str()), "{statuses:?} {}", replayed.report["failures"]);
+    }
+    Ok(())
+}
+
+/// Takes all the space that there is.
+fn fill(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    let chunk = vec![0; CHUNK_BYTES];
+    while file.write_all(&chunk).is_ok() {}
+    Ok(())
+}
