@@ -88,7 +88,7 @@ impl Space {
         data: &[u8],
         reservation: Reservation,
     ) -> Result<(), StoreError> {
-        let full = StoreError::on_write(reservation.bytes());
+        let full = self.on_write(reservation.bytes());
         let slot_key = SlotKey::Record(key);
         let mut temporary = Temporary::create(&self.layout, RECORD_MODE).map_err(&full)?;
         temporary.write(data).map_err(&full)?;

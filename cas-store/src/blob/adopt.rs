@@ -110,7 +110,7 @@ impl BlobStore {
         mut source: Source<'_>,
     ) -> Result<(BlobPin, Adopted), StoreError> {
         let size_bytes = source.stat.size_bytes;
-        let full = StoreError::on_write(size_bytes);
+        let full = self.space.on_write(size_bytes);
         let layout = &self.space.layout;
         let reservation = self.space.reserve_blocking(layout.disk_bytes(size_bytes))?;
         let temporary = Temporary::create(layout, BLOB_MODE).map_err(&full)?;

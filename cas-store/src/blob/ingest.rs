@@ -36,7 +36,7 @@ impl Space {
         mut temporary: Temporary,
         reservation: Reservation,
     ) -> Result<BlobPin, StoreError> {
-        let full = StoreError::on_write(digest.size_bytes());
+        let full = self.on_write(digest.size_bytes());
         let key = SlotKey::Blob(digest);
         let guard = self.take_key(key);
         let present = self.lock().ledger.pin(&key);
@@ -61,9 +61,9 @@ impl Space {
     ) -> Result<BlobPin, StoreError> {
         // Before anything is written: a wrong blob costs no file.
         check(digest, digest.function().digest(data))?;
-        let temporary =
-            Temporary::create(&self.layout, BLOB_MODE).map_err(StoreError::on_write(digest.size_bytes()))?;
-        temporary.write(data).map_err(StoreError::on_write(digest.size_bytes()))?;
+        let full = self.on_write(digest.size_bytes());
+        let temporary = Temporary::create(&self.layout, BLOB_MODE).map_err(&full)?;
+        temporary.write(data).map_err(&full)?;
         let pin = self.publish(digest, temporary, reservation);
         drop(ticket);
         pin

@@ -36,8 +36,6 @@ mod tests;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use nix::errno::Errno;
-
 pub use adopt::Adopted;
 pub use ingest::Ingest;
 pub use layout::{BLOB_MTIME, blob_mtime};
@@ -93,16 +91,6 @@ pub enum StoreError {
     /// A file operation failed.
     #[error(transparent)]
     Path(#[from] PathError),
-}
-
-impl StoreError {
-    /// Turns what fails while `needed_bytes` are written into an error: a full disk is no fault of the file.
-    pub(crate) fn on_write(needed_bytes: u64) -> impl Fn(PathError) -> Self {
-        move |error| match error.errno {
-            Errno::ENOSPC | Errno::EDQUOT => Self::NoSpace { needed_bytes, reason: error.to_string() },
-            _ => Self::Path(error),
-        }
-    }
 }
 
 /// Who holds references to things that nobody uses, and can give them back when the store is full.

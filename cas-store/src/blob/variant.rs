@@ -47,7 +47,7 @@ impl BlobStore {
 
     /// Copies (or reflinks) a blob to a private file with exactly that mode (blocks; call on the pool).
     pub fn copy(&self, digest: &Digest, to: &dyn Dir, to_path: &Path, mode: u32) -> Result<(), StoreError> {
-        let full = StoreError::on_write(digest.size_bytes());
+        let full = self.space.on_write(digest.size_bytes());
         if digest.is_empty() {
             to.create_file(to_path, mode).map_err(full)?;
             return Ok(());
@@ -84,7 +84,7 @@ impl Space {
         let (folder, path) = self.layout.locate(&key);
         if folder.stat(&path).is_err() {
             let mut copy = self.copy_of(&SlotKey::Blob(*digest), digest, VARIANT_MODE)?;
-            copy.publish(&key).map_err(StoreError::on_write(digest.size_bytes()))?;
+            copy.publish(&key).map_err(self.on_write(digest.size_bytes()))?;
         }
         self.lock().ledger.made(id);
         drop(guard);
@@ -125,7 +125,7 @@ impl Space {
             outcome => return Ok(outcome?),
         }
         let mut copy = self.copy_of(&key, &digest, mode)?;
-        copy.publish(&key).map_err(StoreError::on_write(digest.size_bytes()))?;
+        copy.publish(&key).map_err(self.on_write(digest.size_bytes()))?;
         // The old inode stays on the disk as long as the trees that link to it.
         self.change(|state| match state.ledger.pin(&key) {
             Some(id) => {
@@ -147,7 +147,7 @@ impl Space {
         digest: &Digest,
         mode: u32,
     ) -> Result<Temporary, StoreError> {
-        let full = StoreError::on_write(digest.size_bytes());
+        let full = self.on_write(digest.size_bytes());
         let source = match from {
             SlotKey::Blob(digest) => self.open_pinned(digest)?,
             key => self.layout.open_key(key)?,

@@ -223,7 +223,7 @@ impl Writing {
     }
 
     fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
-        let full = StoreError::on_write(self.digest.size_bytes());
+        let full = self.space.on_write(self.digest.size_bytes());
         let temporary = match &mut self.temporary {
             Some(temporary) => temporary,
             empty => empty.insert(Temporary::create(&self.space.layout, BLOB_MODE).map_err(&full)?),

@@ -3,9 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
+use nix::errno::Errno;
+
 use super::{Space, State};
-use crate::blob::PressureRelief;
 use crate::blob::ledger::{Ledger, SlotId, SlotKey, Victim};
+use crate::blob::{PressureRelief, StoreError};
+use crate::dir::PathError;
 
 /// Victims that are unlinked between two looks at the ledger.
 const VICTIMS_A_BATCH: usize = 32;
@@ -42,6 +45,51 @@ impl Space {
                 state.is_evicting = false;
                 return;
             }
+        }
+    }
+
+    /// Turns what fails while `needed_bytes` are written into an error: a full disk is no fault of the file.
+    ///
+    /// Others have filled it, below our own limit. What nobody refers to is given up in the background, so that
+    /// whoever tries again finds room.
+    pub(crate) fn on_write(self: &Arc<Self>, needed_bytes: u64) -> impl Fn(PathError) -> StoreError + use<> {
+        let space = self.clone();
+        move |error| match error.errno {
+            Errno::ENOSPC | Errno::EDQUOT => {
+                space.give_way(needed_bytes);
+                StoreError::NoSpace { needed_bytes, reason: error.to_string() }
+            }
+            _ => StoreError::Path(error),
+        }
+    }
+
+    /// Unlinks victims worth `bytes` and the headroom in the background, unless that goes on already.
+    fn give_way(self: &Arc<Self>, bytes: u64) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_evicting, true) {
+            return;
+        }
+        let wanted_bytes = bytes.saturating_add(headroom(state.ledger.limit_bytes()));
+        drop(state);
+        let space = self.clone();
+        self.environment.io.spawn(move || {
+            space.free(wanted_bytes);
+            space.make_room();
+        });
+    }
+
+    /// Unlinks victims worth `bytes`; where there are too few, others are asked for references.
+    fn free(self: &Arc<Self>, bytes: u64) {
+        let mut left_bytes = bytes;
+        while left_bytes > 0 {
+            let victims = self.lock().take_victims(left_bytes);
+            if victims.is_empty() {
+                self.relieve(left_bytes);
+                return;
+            }
+            let freed_bytes: u64 = victims.iter().map(|victim| victim.bytes).sum();
+            left_bytes = left_bytes.saturating_sub(freed_bytes);
+            self.unlink(victims);
         }
     }
 

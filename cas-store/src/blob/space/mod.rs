@@ -3,7 +3,9 @@
 //! Space is reserved before it is written. Above a high-water mark victims are unlinked in the background; at the
 //! limit, writers wait for the unlinking, in the order in which they came. Where no victim is left, those who
 //! hold references to things that nobody uses ([`PressureRelief`]) are asked to give them back; where they have
-//! none, and nothing else is under way that could free space, the writer learns that there is none.
+//! none, and nothing else is under way that could free space, the writer learns that there is none. Where the disk is
+//! full before the limit is reached, because it is others' as well, the writer learns that at once, and victims are
+//! unlinked for those who come next.
 //!
 //! *Locking*: one mutex, held for memory only, a few hundred keys at a time at most. Whoever creates, replaces or
 //! unlinks the file of a key has taken the key ([`KeyGuard`]) and is running: waiting for a key is waiting for

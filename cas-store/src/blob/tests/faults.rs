@@ -69,6 +69,24 @@ async fn a_full_disk_is_no_space() {
     drop(fixture.put("data").await);
 }
 
+// The disk is others' as well: what nobody needs goes, so that whoever tries again finds room.
+#[tokio::test]
+async fn a_full_disk_costs_what_nobody_refers_to() {
+    let fixture = Fixture::new();
+    let kept = fixture.put(noise(100_000, 1)).await;
+    let idle = *fixture.put(noise(100_000, 2)).await.digest();
+    let before_bytes = fixture.disk_bytes();
+    fixture.faults.fail_next(Op::Create, Errno::ENOSPC);
+    let data = noise(50_000, 3);
+    let outcome = fixture.store().put(sha(&data), data.clone()).await;
+    assert!(matches!(outcome, Err(StoreError::NoSpace { .. })));
+    fixture.settle();
+    assert!(fixture.store().pin(&idle).is_none());
+    assert!(fixture.disk_bytes() < before_bytes);
+    assert_eq!(fixture.store().read(&kept, 0..100_000).await.unwrap(), noise(100_000, 1));
+    drop(fixture.put(data).await);
+}
+
 /// Everything that makes or reads a file, once.
 async fn everything(fixture: &Fixture, seed: u64) -> Result<(), StoreError> {
     let store = fixture.store();
