@@ -5,6 +5,7 @@ mod bots;
 mod buildbarn;
 mod hostile;
 mod life;
+mod long_lists;
 mod nativelink;
 mod outputs;
 mod remote;

@@ -1,6 +1,9 @@
 //! The fourth phase: logs and outputs are in the store.
 
+use std::collections::{HashMap, HashSet};
+
 use longshore_cas_store::blob::BlobPin;
+use longshore_cas_store::digest::Digest;
 use longshore_proto::reapi;
 
 use super::journal::{Journal, Leftovers};
@@ -36,10 +39,15 @@ impl Collected<'_> {
         if context.inline.stderr {
             result.stderr_raw = room.fill(&stderr).await?;
         }
-        let wanted = &context.inline.output_files;
-        for file in result.output_files.iter_mut().filter(|file| wanted.contains(&file.path)) {
-            if let Some(pin) = pins.iter().find(|pin| Some(pin.digest().to_wire()) == file.digest) {
-                file.contents = room.fill(pin).await?;
+        // There may be many, of the wanted and of the outputs.
+        let wanted: HashSet<_> = context.inline.output_files.iter().collect();
+        if !wanted.is_empty() {
+            let pins: HashMap<_, _> = pins.iter().map(|pin| (*pin.digest(), pin)).collect();
+            for file in result.output_files.iter_mut().filter(|file| wanted.contains(&file.path)) {
+                let digest = Digest::from_wire(context.function, file.digest.as_ref()).ok();
+                if let Some(pin) = digest.and_then(|digest| pins.get(&digest)) {
+                    file.contents = room.fill(pin).await?;
+                }
             }
         }
         journal.uploaded();

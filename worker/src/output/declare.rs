@@ -167,13 +167,13 @@ fn check_overlaps(outputs: &[DeclaredOutput]) -> Result<(), DeclareError> {
             return Err(conflict(output, format!("is declared by {} already", other.kind.field())));
         }
     }
-    for output in outputs.iter().filter(|output| output.kind == DeclaredKind::File) {
-        let above = std::iter::successors(output.path.parent(), RelPath::parent);
-        let mut files = above
-            .filter_map(|path| by_path.get(path.as_str()).copied())
-            .filter(|other| other.kind == DeclaredKind::File);
-        if let Some(other) = files.next() {
-            return Err(conflict(output, format!("lies below the output file {:?}", other.declared)));
+    let mut files: Vec<_> = outputs.iter().filter(|output| output.kind == DeclaredKind::File).collect();
+    // What lies below a path follows it at once.
+    files.sort_unstable_by(|a, b| a.path.as_str().split('/').cmp(b.path.as_str().split('/')));
+    for (above, below) in files.iter().zip(files.iter().skip(1)) {
+        let rest = below.path.as_str().strip_prefix(above.path.as_str());
+        if above.path.is_empty() || rest.is_some_and(|rest| rest.starts_with('/')) {
+            return Err(conflict(below, format!("lies below the output file {:?}", above.declared)));
         }
     }
     Ok(())

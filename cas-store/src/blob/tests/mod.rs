@@ -11,6 +11,7 @@ mod stress;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use nix::errno::Errno;
 
 use super::testing::{Fixture, noise, sha};
 use super::*;

@@ -1,5 +1,6 @@
 //! Contents that travel inside an `ActionResult`: in, they become blobs; out, they are a favour to the client.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,9 +70,11 @@ pub(super) async fn move_in(
         (wanted.stdout, &result.stdout_digest, &mut result.stdout_raw),
         (wanted.stderr, &result.stderr_digest, &mut result.stderr_raw),
     ];
+    // There may be as many as fit into a message, of both.
+    let wanted_files: HashSet<_> = wanted.output_files.iter().collect();
     let files = result.output_files.iter_mut().map(|file| {
         let reapi::OutputFile { path, contents, digest, .. } = file;
-        (wanted.output_files.contains(path), &*digest, contents)
+        (wanted_files.contains(path), &*digest, contents)
     });
     let mut left_bytes = INLINE_BYTES_MAX.min(room_bytes);
     let (mut digests, mut places) = (Vec::new(), Vec::new());

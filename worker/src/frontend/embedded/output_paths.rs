@@ -39,15 +39,20 @@ pub(super) fn check(working_directory: &str, result: &reapi::ActionResult) -> Re
             Some(_) => return Err(wrong("is used twice")),
         }
     }
-    for path in known.keys() {
-        let parents = path.match_indices('/').map(|(end, _)| &path[..end]);
-        for parent in parents {
-            if known.get(parent).is_some_and(|kind| *kind != Kind::Directory) {
-                let message = format!(
-                    "action_result: output path {path:?}: lies below {parent:?}, which is no directory"
-                );
-                return Err(Failure::invalid(message));
-            }
+    let mut paths: Vec<_> = known.iter().collect();
+    // What lies below a path follows it at once.
+    paths.sort_unstable_by(|(a, _), (b, _)| a.split('/').cmp(b.split('/')));
+    let mut leaf: Option<&str> = None;
+    for (path, kind) in paths {
+        if let Some(leaf) =
+            leaf.filter(|leaf| path.strip_prefix(leaf).is_some_and(|rest| rest.starts_with('/')))
+        {
+            let message =
+                format!("action_result: output path {path:?}: lies below {leaf:?}, which is no directory");
+            return Err(Failure::invalid(message));
+        }
+        if *kind != Kind::Directory {
+            leaf = Some(path);
         }
     }
     Ok(())
@@ -110,6 +115,7 @@ mod tests {
             files(&["a", "a"]),
             files(&["a", "b/../a"]),
             files(&["a", "a/b"]),
+            files(&["a/b/c/d", "a-b", "a"]),
             files(&[".."]),
             files(&["a\0b"]),
             below_link("a/passwd"),

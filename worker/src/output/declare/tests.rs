@@ -78,13 +78,15 @@ fn output_paths_may_nest_and_are_taken_once() {
 // OUT-09, OUT-10.
 #[test]
 fn older_fields_must_not_contradict_each_other() {
-    let refused: [(&[&str], &[&str]); 6] = [
+    let refused: [(&[&str], &[&str]); 8] = [
         (&["a", "a"], &[]),
         (&["a", "./a"], &[]),
         (&["a", "a/b/c"], &[]),
         (&["a"], &["a/"]),
         (&[], &["a", "a"]),
         (&["a/b", "a"], &[]),
+        (&["a", "a-b", "a/b/c", "a/b-c"], &[]),
+        (&["a", "."], &[]),
     ];
     for (files, directories) in refused {
         let error = older(files, directories).unwrap_err();
