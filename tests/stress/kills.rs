@@ -64,7 +64,7 @@ pub(crate) async fn run(rounds: u32) -> Result<()> {
 
 async fn launch(home: &Arc<TempDir>) -> Result<Longshore> {
     let flags = ["--jobs", "16"].map(str::to_owned).into();
-    Longshore::launch(Launch { home: Some(home.clone()), unix: true, flags }).await
+    Longshore::launch(Launch { home: Some(home.clone()), unix: true, flags, ..Launch::default() }).await
 }
 
 /// A number below `end`.
