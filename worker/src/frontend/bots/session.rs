@@ -73,7 +73,8 @@ pub(super) struct Changes {
     pub(super) acknowledged: Vec<String>,
     /// Operations that nobody wants any more.
     pub(super) gone: Vec<String>,
-    /// Whether the session is another one than it was: the server may have more to say.
+    /// Whether the session is another one than it was, so that the next call asks for something new. A version alone
+    /// does not make it so: servers may count whatever they like.
     pub(super) is_news: bool,
 }
 
@@ -149,9 +150,8 @@ impl Session {
         let mut changes = Changes::default();
         if call.is_first() {
             self.name = reply.name;
-            changes.is_news = true;
+            changes.is_news = self.is_open();
         }
-        changes.is_news |= self.version != reply.version;
         self.version = reply.version;
 
         let mut absent = std::mem::take(&mut self.held);

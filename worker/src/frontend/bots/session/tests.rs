@@ -64,7 +64,18 @@ fn name_and_version_are_echoed() {
     assert!(session.answered(&call, reply(&[])).is_news);
     let call = session.call();
     assert_eq!((call.message.name.as_str(), call.message.version.as_str()), ("main/1", "1"));
-    assert!(!session.answered(&call, reply(&[])).is_news);
+    let later = bots::BotSession { version: "2".to_owned(), ..reply(&[]) };
+    assert!(!session.answered(&call, later).is_news);
+    assert_eq!(session.call().message.version, "2");
+}
+
+// Who is answered at once with nothing new waits before the next call: a server must not be asked without end.
+#[test]
+fn a_session_without_a_name_is_no_news() {
+    let mut session = session();
+    let call = session.call();
+    assert!(!session.answered(&call, bots::BotSession::default()).is_news);
+    assert!(session.call().is_first());
 }
 
 #[test]
