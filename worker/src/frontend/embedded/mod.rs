@@ -42,6 +42,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use panics::{CatchPanics, PanicLayer};
+pub use resource_name::{Form, ResourceName, parse_read, parse_write};
 pub use scheduler::{Scheduler, SchedulerStats};
 pub use server::{Endpoint, ListenError, Listener, Transfers};
 

@@ -11,16 +11,16 @@ const NAME_BYTES_MAX: usize = 4096;
 
 /// What a resource name says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ResourceName {
+pub struct ResourceName {
     /// The blob.
-    pub(super) digest: Digest,
+    pub digest: Digest,
     /// In which form it travels.
-    pub(super) form: Form,
+    pub form: Form,
 }
 
 /// The form of a blob on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
     /// Its bytes.
     Plain,
     /// zstd frames (`compressed-blobs/zstd`).
@@ -28,7 +28,7 @@ pub(super) enum Form {
 }
 
 /// Parses `[{instance}/]blobs/[{function}/]{hash}/{size}`, or `compressed-blobs/{compressor}` for `blobs`.
-pub(super) fn parse_read(name: &str) -> Result<ResourceName, Failure> {
+pub fn parse_read(name: &str) -> Result<ResourceName, Failure> {
     let segments = segments(name)?;
     let start = keyword(name, &segments, &["blobs", "compressed-blobs"])?;
     let (resource, rest) = blob(name, &segments[start..])?;
@@ -37,7 +37,7 @@ pub(super) fn parse_read(name: &str) -> Result<ResourceName, Failure> {
 
 /// Parses `[{instance}/]uploads/{uuid}/blobs/[{function}/]{hash}/{size}[/{metadata}]`, or
 /// `compressed-blobs/{compressor}` for `blobs`.
-pub(super) fn parse_write(name: &str) -> Result<ResourceName, Failure> {
+pub fn parse_write(name: &str) -> Result<ResourceName, Failure> {
     let segments = segments(name)?;
     let start = keyword(name, &segments, &["uploads"])?;
     match segments[start..] {
