@@ -101,7 +101,13 @@ impl Loading {
             !self.take_interned(*digest, &loader.interner)
         });
         let reading = Reading { root, loader, found: Mutex::new(Found { loading: self, first_error: None }) };
-        rayon::scope(|scope| reading.fork(scope, level));
+        rayon::scope(|scope| {
+            // Threads that sleep wake up while the first messages are read, which have the others' names.
+            for _ in 1..rayon::current_num_threads() {
+                scope.spawn(|_| ());
+            }
+            reading.fork(scope, level);
+        });
         if let Some(error) = reading.found.into_inner().first_error {
             return Err(error);
         }
