@@ -4,6 +4,7 @@ mod architecture;
 mod bots;
 mod buildbarn;
 mod hostile;
+mod http2;
 mod life;
 mod long_lists;
 mod nativelink;

@@ -7,16 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use longshore_tests::longshore::{Launch, Longshore};
 use tokio::task::spawn_blocking;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Types of frames (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-/// Flags of the last frames of a call.
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+use crate::http2::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame};
+
 /// An empty message as gRPC frames it.
 const NO_MESSAGE: &[u8] = &[0; 5];
 
@@ -37,11 +29,6 @@ fn headers(authority: &[u8]) -> Vec<u8> {
         &text(b"trailers"),
     ]
     .concat()
-}
-
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 /// Waits for the first frame that answers a call.

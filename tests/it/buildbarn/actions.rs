@@ -10,7 +10,7 @@ use longshore_proto::{protobuf, reapi};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::Client;
 use longshore_tests::fake_buildbarn::FakeBuildbarn;
-use longshore_tests::longshore::{Launch, Longshore, Worker, new_home};
+use longshore_tests::longshore::{Longshore, new_home};
 use longshore_tests::process::fifo;
 use nix::sys::signal::Signal;
 use tonic::Code;
@@ -22,7 +22,7 @@ use super::{no_mistakes, response_of, task};
 struct Cluster {
     scheduler: FakeBuildbarn,
     client: Client,
-    worker: Worker,
+    worker: Longshore,
     _cas: Longshore,
 }
 
@@ -36,7 +36,7 @@ impl Cluster {
             scheduler.uri(),
             cas.uri()
         );
-        let worker = Worker::launch(&config, Launch::default()).await?;
+        let worker = Longshore::work(&config, None).await?;
         Ok(Self { scheduler, client: cas.client().await?, worker, _cas: cas })
     }
 

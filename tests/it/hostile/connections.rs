@@ -11,30 +11,14 @@ use tonic::Code;
 
 use super::wire::{self, BATCH_UPDATE, WRITE, Wire, tcp};
 use super::{CONNECTION_BYTES, OWN_BYTES, Target};
+use crate::http2::{
+    CONTINUATION, END_HEADERS, END_STREAM, FRAME_HEAD_BYTES, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, frame,
+};
 
 /// A limit of open files that leaves a longshore with one job 64 connections and 64 uploads.
 const OPEN_FILES: u64 = 400;
 /// More connections than it takes at once.
 const SILENT: usize = 200;
-/// What every HTTP/2 client says first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// What stands before the content of a frame: its length, kind, flags and stream.
-const FRAME_HEAD_BYTES: usize = 9;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// A frame of HTTP/2 (RFC 9113, 4.1).
-fn frame(kind: u8, flags: u8, stream: u8, content: &[u8]) -> Vec<u8> {
-    let [_, length @ ..] = u32::try_from(content.len()).expect("a frame's length").to_be_bytes();
-    [&length[..], &[kind, flags, 0, 0, 0, stream], content].concat()
-}
-
 fn few_files() -> Launch {
     let flags = vec!["--jobs".to_owned(), "1".to_owned()];
     Launch { open_files: Some(OPEN_FILES), flags, ..Launch::default() }
