@@ -93,7 +93,7 @@ impl Ledger {
         self.blobs
     }
 
-    /// Whether [`Ledger::take_victim`] would find one.
+    /// Whether anything is there that nobody refers to.
     pub(crate) fn has_victim(&self) -> bool {
         self.unreferenced.oldest().is_some()
     }
@@ -219,10 +219,14 @@ impl Ledger {
         }
     }
 
-    /// Chooses what was used longest ago and nobody refers to. Its bytes count until [`Ledger::unlinked`].
-    pub(crate) fn take_victim(&mut self) -> Option<Victim> {
-        let id = SlotId(self.unreferenced.oldest()?);
-        Some(self.take(id))
+    /// Chooses what was used longest ago of all that nobody refers to and that `may_go`. Its bytes count until
+    /// [`Ledger::unlinked`].
+    pub(crate) fn take_victim(&mut self, may_go: impl Fn(&SlotKey) -> bool) -> Option<Victim> {
+        let mut number = self.unreferenced.oldest()?;
+        while !may_go(&self.slots[number as usize].key) {
+            number = Lru::newer_than(&mut self.slots, number)?;
+        }
+        Some(self.take(SlotId(number)))
     }
 
     /// Makes a victim of `key`, if nobody refers to it.

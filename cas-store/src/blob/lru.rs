@@ -36,6 +36,12 @@ impl Lru {
         (self.oldest != NONE).then_some(self.oldest)
     }
 
+    /// The element that was pushed next after one that is in the order.
+    pub(super) fn newer_than(elements: &mut [impl AsMut<Links>], number: u32) -> Option<u32> {
+        let newer = links(elements, number).newer;
+        (newer != NONE).then_some(newer)
+    }
+
     /// Appends an element that is not in the order.
     pub(super) fn push_newest(&mut self, elements: &mut [impl AsMut<Links>], number: u32) {
         *links(elements, number) = Links { older: self.newest, newer: NONE };

@@ -158,13 +158,16 @@ impl State {
     }
 
     /// Takes victims worth `bytes`, a batch at most, and their keys.
+    ///
+    /// Never one whose key is taken: whoever has it may be about to publish that very file.
     pub(super) fn take_victims(&mut self, bytes: u64) -> Vec<Victim> {
         let mut victims = Vec::new();
         let mut found_bytes = 0;
         while found_bytes < bytes && victims.len() < VICTIMS_A_BATCH {
-            let Some(victim) = self.ledger.take_victim() else { break };
+            let Self { ledger, taken, .. } = self;
+            let Some(victim) = ledger.take_victim(|key| !taken.contains(key)) else { break };
             found_bytes += victim.bytes;
-            self.taken.insert(victim.key);
+            taken.insert(victim.key);
             victims.push(victim);
         }
         victims

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::super::ledger::SlotKey;
 use super::super::testing::{ManualClock, environment};
 use super::*;
 
@@ -88,6 +89,25 @@ async fn what_is_referred_to_stays() {
         drop(put(&store, seed).await.unwrap());
     }
     assert_eq!(store.find_missing(&held), held, "with the last reference they are blobs like any other");
+    fixture.settle();
+}
+
+// Who has taken a key may be about to publish its file: an unlinking decided on meanwhile would remove the new one.
+#[tokio::test]
+async fn what_somebody_is_replacing_is_no_victim() {
+    let fixture = Fixture::with_limit(8 * BLOB_BYTES);
+    let store = fixture.store();
+    let digest = *put(&store, 0).await.unwrap().digest();
+    let guard = store.space.take_key(SlotKey::Blob(digest));
+    for seed in 10..50 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    assert!(fixture.file("blobs", &digest).exists() && store.pin(&digest).is_some());
+    drop(guard);
+    for seed in 50..70 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    assert!(!fixture.file("blobs", &digest).exists() && store.pin(&digest).is_none());
     fixture.settle();
 }
 

@@ -21,10 +21,16 @@ fn content(n: u64) -> Bytes {
 }
 
 /// One random thing that callers do; whatever it yields is right.
-async fn step(store: &Arc<BlobStore>, work: &OsDir, dice: &mut Dice, name: &str) -> Result<(), StoreError> {
+async fn step(
+    store: &Arc<BlobStore>,
+    work: &OsDir,
+    dice: &mut Dice,
+    kind: u64,
+    name: &str,
+) -> Result<(), StoreError> {
     let n = dice.roll(BLOBS);
     let (data, digest) = (content(n), sha(&content(n)));
-    match dice.roll(8) {
+    match kind {
         0 | 1 => {
             let pin = store.put(digest, data.clone()).await?;
             assert_eq!(store.read(&pin, 0..u64::MAX).await?, data);
@@ -88,12 +94,13 @@ fn a_busy_store_keeps_its_books() {
             let (fixture, runtime) = (&fixture, &runtime);
             scope.spawn(move || {
                 let work = OsDir::open(&fixture.work()).unwrap();
-                let mut dice = Dice(thread);
+                let (mut dice, name) = (Dice(thread), format!("t{thread}"));
                 for _ in 0..STEPS {
-                    let outcome =
-                        runtime.block_on(step(&fixture.store(), &work, &mut dice, &format!("t{thread}")));
+                    let kind = dice.roll(8);
+                    let store = fixture.store();
+                    let outcome = runtime.block_on(step(&store, &work, &mut dice, kind, &name));
                     let is_fair = matches!(outcome, Ok(()) | Err(StoreError::NoSpace { .. }));
-                    assert!(is_fair, "thread {thread}: {outcome:?}");
+                    assert!(is_fair, "thread {thread}, kind {kind}: {outcome:?}");
                     assert!(fixture.store().stats().size_bytes <= limit_bytes);
                 }
             });
