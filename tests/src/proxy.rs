@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -23,7 +23,6 @@ const CHUNKS_MAX: usize = 16 << 10;
 #[derive(Debug)]
 pub struct DelayingProxy {
     address: SocketAddr,
-    cut: broadcast::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -33,28 +32,17 @@ impl DelayingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port")?;
         let address = listener.local_addr().context("the port")?;
         let target = target.to_owned();
-        let (cut, _) = broadcast::channel(1);
-        let cuts = cut.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let (target, mut cut) = (target.clone(), cuts.subscribe());
+                let target = target.clone();
                 connections.spawn(async move {
                     // A connection that fails ends; both peers see it.
-                    tokio::select! {
-                        _ = connect(client, &target, round_trip / 2) => {}
-                        _ = cut.recv() => {}
-                    }
+                    let _ = connect(client, &target, round_trip / 2).await;
                 });
             }
         });
-        Ok(Self { address, cut, task })
-    }
-
-    /// Ends the connections that there are.
-    pub fn cut(&self) {
-        // There may be none.
-        let _ = self.cut.send(());
+        Ok(Self { address, task })
     }
 
     /// Where it listens, as `HOST:PORT`.

@@ -1,12 +1,12 @@
 //! The `Directory` messages of one tree: read from the store, decoded, linked.
 //!
-//! Every distinct message is read once, whatever the tree expands to, and a subtree that some ready tree has is
-//! not read at all. Limits are checked by arithmetic on the shared nodes, before anything is created.
+//! Every distinct message is read once, whatever the tree expands to, and a subtree that some ready tree has, or one
+//! that was built lately, is not read at all. Limits are checked by arithmetic on the shared nodes, before anything is created.
 //!
 //! *Locking*: the threads that read share what they found under one lock, held for changes in memory; the lock of
 //! the [`Interner`] is taken within it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -23,7 +23,13 @@ use crate::tree::{self, Decoded, Directory, DirectoryTree, MalformedTree, TreeLi
 /// Digests are hashed once a node: by a fast hasher.
 type ByDigest<V> = HashMap<Digest, V, DefaultHashBuilder>;
 
-/// Linked directories that are still in use, so that equal subtrees are one in memory.
+/// Nodes of trees that stay in memory when nobody uses them: about 200 bytes each.
+const RECENT_NODES_MAX: u64 = 1 << 15;
+
+/// Trees that do: each is looked at when another one comes.
+const RECENT_TREES_MAX: usize = 256;
+
+/// Linked directories that are in use or were lately, so that equal subtrees are one in memory.
 #[derive(Debug, Default)]
 pub(super) struct Interner(Mutex<Interned>);
 
@@ -32,6 +38,34 @@ struct Interned {
     directories: ByDigest<Weak<Directory>>,
     /// How many there may be before the dead ones are thrown out.
     purge_len: usize,
+    recent: Recent,
+}
+
+/// The trees that were linked last, whatever became of them: the next one differs little.
+#[derive(Debug, Default)]
+struct Recent {
+    trees: VecDeque<DirectoryTree>,
+    /// What they expand to together.
+    nodes: u64,
+}
+
+impl Recent {
+    /// Keeps `tree`; yields what is not kept any more.
+    fn keep(&mut self, tree: &DirectoryTree) -> Vec<DirectoryTree> {
+        let nodes = tree.totals.nodes();
+        if nodes > RECENT_NODES_MAX || self.trees.iter().any(|kept| Arc::ptr_eq(kept, tree)) {
+            return Vec::new();
+        }
+        self.trees.push_back(tree.clone());
+        self.nodes += nodes;
+        let mut forgotten = Vec::new();
+        while self.nodes > RECENT_NODES_MAX || self.trees.len() > RECENT_TREES_MAX {
+            let Some(oldest) = self.trees.pop_front() else { break };
+            self.nodes -= oldest.totals.nodes();
+            forgotten.push(oldest);
+        }
+        forgotten
+    }
 }
 
 impl Interner {
@@ -39,7 +73,8 @@ impl Interner {
         self.0.lock().directories.get(digest).and_then(Weak::upgrade)
     }
 
-    fn extend<'d>(&self, linked: impl Iterator<Item = &'d Arc<Directory>>) {
+    /// Adds a tree and everything that was `linked` for it.
+    fn extend<'d>(&self, tree: &DirectoryTree, linked: impl Iterator<Item = &'d Arc<Directory>>) {
         let mut interned = self.0.lock();
         for directory in linked {
             interned.directories.insert(directory.digest, Arc::downgrade(directory));
@@ -48,6 +83,10 @@ impl Interner {
             interned.directories.retain(|_, directory| directory.strong_count() > 0);
             interned.purge_len = 2 * interned.directories.len() + 1024;
         }
+        let forgotten = interned.recent.keep(tree);
+        drop(interned);
+        // To free thousands of nodes takes its time.
+        drop(forgotten);
     }
 }
 
@@ -148,7 +187,7 @@ impl Loading {
     pub(super) fn link(&mut self, loader: &Loader) -> Result<(DirectoryTree, Parts), TreeError> {
         let tree = self.link_messages(&loader.limits)?;
         loader.limits.check(&tree)?;
-        loader.interner.extend(self.linked.values());
+        loader.interner.extend(&tree, self.linked.values());
         let parts = Parts::of(&tree);
         Ok((tree, parts))
     }
@@ -235,4 +274,46 @@ fn check(root: Digest, measure: &'static str, value: u64, value_max: u64) -> Res
 
 fn nodes(directory: &Decoded) -> u64 {
     (directory.files.len() + directory.directories.len() + directory.symlinks.len()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::DigestFunction;
+    use crate::tree::Totals;
+
+    fn tree(name: &str, files: u64) -> DirectoryTree {
+        let digest = DigestFunction::Sha256.digest(name.as_bytes());
+        let totals = Totals { files, directories: 1, ..Totals::default() };
+        let empty: Decoded = tree::decode(digest, b"").unwrap();
+        Arc::new(Directory {
+            digest,
+            files: empty.files.into(),
+            directories: Box::default(),
+            symlinks: Box::default(),
+            properties: empty.properties,
+            totals,
+        })
+    }
+
+    #[test]
+    fn the_oldest_trees_are_forgotten_when_there_are_too_many_nodes() {
+        let mut recent = Recent::default();
+        let trees: Vec<_> = ["a", "b", "c"].map(|name| tree(name, RECENT_NODES_MAX / 2 - 1)).into();
+        assert_eq!(recent.keep(&trees[0]).len() + recent.keep(&trees[1]).len(), 0);
+        assert_eq!(recent.keep(&trees[1]).len(), 0, "it is there");
+        let forgotten = recent.keep(&trees[2]);
+        assert!(matches!(forgotten.as_slice(), [oldest] if Arc::ptr_eq(oldest, &trees[0])));
+        assert_eq!(recent.nodes, RECENT_NODES_MAX);
+    }
+
+    #[test]
+    fn small_trees_are_bounded_in_number_and_a_huge_one_drives_nobody_out() {
+        let mut recent = Recent::default();
+        for number in 0..2 * RECENT_TREES_MAX {
+            recent.keep(&tree(&number.to_string(), 1));
+        }
+        recent.keep(&tree("huge", RECENT_NODES_MAX));
+        assert_eq!((recent.trees.len(), recent.nodes), (RECENT_TREES_MAX, 2 * RECENT_TREES_MAX as u64));
+    }
 }

@@ -189,3 +189,22 @@ async fn a_message_that_is_none_is_the_clients_error() {
     assert!(matches!(error, TreeError::Malformed(_)), "{error}");
     kit.assert_tidy().await;
 }
+
+#[tokio::test]
+async fn messages_of_a_tree_that_was_seen_lately_are_not_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let kit = Kit::open(folder.path(), Arc::new(NoSource), Room { entries_max: 0, ..Room::default() }).await;
+    let mut tree = Tree::default();
+    let data = tree.blob("data");
+    let files = vec![file("file", data, false)];
+    tree.root = Some(tree.directory(&reapi::Directory { files, ..Default::default() }));
+    kit.upload(&tree).await;
+    drop(kit.cache.get(tree.root()).await.unwrap());
+    kit.assert_tidy().await;
+    let hash = tree.root().hash_hex();
+    let message = format!("blobs/sha256/{}/{hash}-{}", &hash[..2], tree.root().size_bytes());
+    std::fs::remove_file(folder.path().join(message)).unwrap();
+    let pin = kit.cache.get(tree.root()).await.unwrap();
+    assert_eq!(kit.cache.stats().constructions, 2);
+    assert_eq!(std::fs::read(pin.path().join("file")).unwrap(), b"data");
+}

@@ -42,6 +42,7 @@ pub(crate) struct Bench {
     root: StoreRoot,
     /// As many blocking threads as the pool has.
     pub(crate) few_threads: Handle,
+    environment: Environment,
     _folder: tempfile::TempDir,
 }
 
@@ -59,12 +60,7 @@ impl Bench {
         let options = StoreOptions { size_bytes_max: 1 << 40 };
         let (store, _) = BlobStore::open(&root, options, environment.clone())?;
         let reaper = Reaper::open(&root, environment.clone())?;
-        let parts =
-            DirectoryCacheParts { store: store.clone(), source: Arc::new(NoSource), reaper: reaper.clone() };
-        // What nobody uses goes at once: every construction is a cold one.
-        let limits = TreeLimits::default();
-        let options = DirectoryCacheOptions { entries_max: 0, size_bytes_max: u64::MAX, limits };
-        let cache = DirectoryCache::open(&root, parts, options, environment).await?;
+        let cache = open_cache(&root, &store, &reaper, &environment).await?;
         let materializer = HardlinkMaterializer::new(&root, store.clone(), reaper.clone(), None, io.clone())?;
         let rival_path = root.path().join("rivals");
         std::fs::create_dir(&rival_path)?;
@@ -79,8 +75,14 @@ impl Bench {
             rivals: AtomicUsize::new(0),
             root,
             few_threads,
+            environment,
             _folder: folder,
         })
+    }
+
+    /// A cache that has seen no tree yet. No other one may be at work.
+    pub(crate) async fn fresh_cache(&self) -> Result<Arc<DirectoryCache>> {
+        open_cache(&self.root, &self.store, &self.reaper, &self.environment).await
     }
 
     /// Stores all blobs of a tree.
@@ -153,6 +155,20 @@ impl Bench {
         }
         self.settle().await
     }
+}
+
+/// What nobody uses goes at once: every construction builds.
+async fn open_cache(
+    root: &StoreRoot,
+    store: &Arc<BlobStore>,
+    reaper: &Arc<Reaper>,
+    environment: &Environment,
+) -> Result<Arc<DirectoryCache>> {
+    let parts =
+        DirectoryCacheParts { store: store.clone(), source: Arc::new(NoSource), reaper: reaper.clone() };
+    let limits = TreeLimits::default();
+    let options = DirectoryCacheOptions { entries_max: 0, size_bytes_max: u64::MAX, limits };
+    Ok(DirectoryCache::open(root, parts, options, environment.clone()).await?)
 }
 
 /// Runs something and says how long it took.

@@ -4,7 +4,8 @@
 //! longshore and of three baselines over the same blobs, directories, threads and file system: (a) the same farm
 //! with one `spawn_blocking` a call on a tokio runtime as it comes, directories side by side, (b) `cp -al`, (c) the
 //! bare fork-join loop of `mkdirat`, `openat` and `linkat`; and (a) with as few blocking threads as (c) has, without a
-//! goal. Then 16 callers of one uncached T1 against one construction and 16 materializations of (c).
+//! goal. A tree is constructed by a cache that has never seen it, whose messages are read from the store, and again by
+//! one that has. Then 16 callers of one uncached T1 against one construction and 16 materializations of (c).
 //!
 //! - `LONGSHORE_BENCH_DIR`: where to work; otherwise a journaled ext4 image for root, and /dev/shm for everybody
 //!   else ([`longshore_tests::place`]). Without a journal, ext4 measures its inode allocator.
@@ -85,6 +86,7 @@ async fn compare(bench: &Bench, shape: &Shape, rounds: usize) -> Result<Vec<Stri
     drop(pin);
     bench.settle().await?;
     let mut tables = vec![constructions(bench, shape, root, &plan, rounds).await?];
+    tables.push(reconstructions(bench, shape, root, &plan, rounds).await?);
     let pin = bench.cache.get(root).await?;
     tables.push(materializations(bench, shape, &pin, &plan, rounds).await?);
     drop(pin);
@@ -107,10 +109,13 @@ async fn constructions(
     bench.settle().await?;
     ensure!(!model.exists(), "an unused tree stays");
     for _ in 0..rounds {
-        let (took, pin) = timed(bench.cache.get(root)).await;
+        // One that has seen the tree before remembers its messages.
+        let cache = bench.fresh_cache().await?;
+        let (took, pin) = timed(cache.get(root)).await;
         drop(pin?);
         table.add("longshore", took);
         bench.settle().await?;
+        drop(cache);
         table.add("(c) bare fork-join", bench.bare(plan, bare::Source::Store).await?);
         table.add(HOPS, bench.hops(plan, &Handle::current()).await?);
         table.add(FEW_HOPS, bench.hops(plan, &bench.few_threads).await?);
@@ -120,6 +125,27 @@ async fn constructions(
         bench.settle().await?;
     }
     goals(&mut table);
+    table.print();
+    Ok(table)
+}
+
+/// Of a tree that was evicted, or that differs little from one seen lately.
+async fn reconstructions(
+    bench: &Bench,
+    shape: &Shape,
+    root: Digest,
+    plan: &Arc<bare::Plan>,
+    rounds: usize,
+) -> Result<Table> {
+    let mut table = Table::new(format!("constructing {} again", shape.name));
+    for _ in 0..rounds {
+        let (took, pin) = timed(bench.cache.get(root)).await;
+        drop(pin?);
+        table.add("longshore", took);
+        bench.settle().await?;
+        table.add("(c) bare fork-join", bench.bare(plan, bare::Source::Store).await?);
+    }
+    table.goal("(c) bare fork-join", BARE_RATIO_MAX);
     table.print();
     Ok(table)
 }

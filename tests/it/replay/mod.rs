@@ -2,7 +2,6 @@
 
 mod comparing;
 mod faults;
-mod limits;
 mod recording;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +23,6 @@ const BAD_INPUT: i32 = 2;
 const DIFFERENCES: i32 = 3;
 const ERRORS: i32 = 4;
 const NONDETERMINISTIC: i32 = 5;
-const INTERRUPTED: i32 = 130;
 
 /// A place for logs, bundles and reports.
 struct Desk {
