@@ -16,5 +16,6 @@ pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod source;
+pub mod transcript;
 pub mod tree;
 pub mod wait;

@@ -1,7 +1,9 @@
 //! The frontend for the Bots API, against a fake that holds bots to the protocol, and once more as the whole worker.
 
+mod exchanges;
 mod faults;
 mod rules;
+mod transcripts;
 mod trust;
 mod worker;
 

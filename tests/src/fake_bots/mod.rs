@@ -3,8 +3,9 @@
 //!
 //! It does what `BuildGrid` was seen to do: by the handshake of 0.4.4, leases are given, several at once; by that of
 //! 0.2.0, they are offered, one at a time. A poll waits for work while the bot has room, for 80 % of its deadline, and
-//! not at all if those are less than 3 s. A lease that is taken back wakes nobody. `INTERNAL` and `UNAVAILABLE` are
-//! tried again, up to five times, by the same bot in the same reply. It knows one bot at a time.
+//! not at all if those are less than 3 s. A lease that is taken back wakes nobody; it is gone from the
+//! replies of 0.4.4, and cancelled in those of 0.2.0. `INTERNAL` and `UNAVAILABLE` are
+//! tried again, up to five times, by the same bot, when it asks the next time. It knows one bot at a time.
 
 mod model;
 mod service;

@@ -36,6 +36,8 @@ struct Job {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// To be tried again, but not in the reply to the call that said so.
+    Failed,
     Queued,
     Leased(LeaseState),
     Over,
@@ -53,7 +55,10 @@ impl Model {
 
     pub(super) fn take_back(&mut self, id: &str) {
         if let Some(job) = self.jobs.get_mut(id) {
-            job.stage = Stage::Over;
+            job.stage = match (self.handshake, job.stage) {
+                (Handshake::Offered, Stage::Leased(_)) => Stage::Leased(LeaseState::Cancelled),
+                _ => Stage::Over,
+            };
         }
         self.changed();
     }
@@ -92,16 +97,26 @@ impl Model {
         if !self.bot.as_ref().is_some_and(is_known) {
             return Err(Status::invalid_argument("Bot does not exist while validating leases."));
         }
+        for (id, job) in &mut self.jobs {
+            let is_listed = session.leases.iter().any(|lease| lease.id == *id);
+            job.stage = match job.stage {
+                Stage::Failed => Stage::Queued,
+                // The bot has heard of it.
+                Stage::Leased(LeaseState::Cancelled) if !is_listed => Stage::Over,
+                stage => stage,
+            };
+        }
         for lease in &session.leases {
             let Some(job) = self.jobs.get_mut(&lease.id) else { continue };
             match (lease.state(), job.stage) {
+                (_, Stage::Leased(LeaseState::Cancelled)) => {}
                 (LeaseState::Completed, Stage::Leased(_)) => {
                     job.results.push(lease.clone());
                     let code =
                         Code::from(lease.status.as_ref().map_or(0, |status: &rpc::Status| status.code));
                     let is_retried = matches!(code, Code::Internal | Code::Unavailable);
                     let is_over = !is_retried || job.results.len() >= ATTEMPTS_MAX;
-                    job.stage = if is_over { Stage::Over } else { Stage::Queued };
+                    job.stage = if is_over { Stage::Over } else { Stage::Failed };
                     self.changed();
                 }
                 (LeaseState::Active, Stage::Leased(_)) => job.stage = Stage::Leased(LeaseState::Active),
@@ -150,7 +165,7 @@ impl Model {
                 state: state.into(),
                 ..Default::default()
             }),
-            Stage::Queued | Stage::Over => None,
+            Stage::Failed | Stage::Queued | Stage::Over => None,
         });
         let bot = self.bot.as_ref();
         bots::BotSession {
