@@ -6,22 +6,15 @@
 //! Invariants:
 //! 1. `used_bytes` is the sum of all slots, of the victims that are not yet unlinked, and of what was reserved;
 //! 2. a slot is in the order of use exactly while it is ready and nobody refers to it: the victim is its oldest;
-//! 3. a slot that anybody refers to keeps its number, whatever happens to its key.
+//! 3. a slot that anybody refers to keeps its number, whatever happens to its key;
+//! 4. `leaving_bytes` is the sum of the slots all of whose references are leaving, and of the reserved bytes that are.
 
-use super::lru::{Links, Lru};
-use crate::digest::Digest;
-use crate::record::RecordKey;
+mod leaving;
+mod slot;
 
-/// What names one inode of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum SlotKey {
-    /// A blob.
-    Blob(Digest),
-    /// The executable variant of a blob.
-    Variant(Digest),
-    /// A record.
-    Record(RecordKey),
-}
+use super::order::{Moment, Order, Place};
+pub(crate) use slot::SlotKey;
+use slot::{Slot, State};
 
 /// A slot's number: valid while somebody refers to the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,27 +27,6 @@ pub(crate) struct Victim {
     pub(crate) bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// The number is unused.
-    Vacant,
-    /// Somebody wants the inode and its bytes are reserved, but there is none yet.
-    Planned,
-    /// The inode is there.
-    Ready,
-    /// The inode lost its name while somebody refers to it; the key finds it no more.
-    Lost,
-}
-
-#[derive(Debug)]
-struct Slot {
-    key: SlotKey,
-    state: State,
-    references: u32,
-    bytes: u64,
-    links: Links,
-}
-
 /// The ledger.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -62,10 +34,11 @@ pub(crate) struct Ledger {
     vacant: Vec<u32>,
     table: hashbrown::HashTable<u32>,
     hasher: hashbrown::DefaultHashBuilder,
-    unreferenced: Lru,
+    unreferenced: Order,
     limit_bytes: u64,
     used_bytes: u64,
     victims_bytes: u64,
+    leaving_bytes: u64,
     blobs: u64,
 }
 
@@ -95,7 +68,12 @@ impl Ledger {
 
     /// Whether anything is there that nobody refers to.
     pub(crate) fn has_victim(&self) -> bool {
-        self.unreferenced.oldest().is_some()
+        !self.unreferenced.is_empty()
+    }
+
+    /// The moment of the last use.
+    pub(crate) fn now(&self) -> Moment {
+        self.unreferenced.now()
     }
 
     /// Takes `bytes` of the limit; whether they are left.
@@ -142,15 +120,14 @@ impl Ledger {
     pub(crate) fn insert(&mut self, key: SlotKey, bytes: u64) -> SlotId {
         let id = match self.find_in(&key, State::Planned) {
             Some(id) => {
-                let slot = &mut self.slots[id.0 as usize];
-                slot.state = State::Ready;
-                slot.references += 1;
-                self.used_bytes -= std::mem::replace(&mut slot.bytes, bytes);
+                self.retain(id);
+                self.slots[id.0 as usize].state = State::Ready;
+                self.resize(id, bytes);
                 id
             }
             None => self.insert_slot(key, State::Ready, bytes),
         };
-        self.blobs += u64::from(is_blob(&key));
+        self.blobs += u64::from(key.is_blob());
         id
     }
 
@@ -168,12 +145,12 @@ impl Ledger {
 
     /// Adds reserved bytes to a slot that is referred to: its inode has a second one beside it.
     pub(crate) fn enlarge(&mut self, id: SlotId, bytes: u64) {
-        self.slots[id.0 as usize].bytes += bytes;
+        self.change(id, |slot| slot.bytes += bytes);
     }
 
     /// Puts reserved `bytes` in the place of a slot's; what it had returns.
     pub(crate) fn resize(&mut self, id: SlotId, bytes: u64) {
-        self.used_bytes -= std::mem::replace(&mut self.slots[id.0 as usize].bytes, bytes);
+        self.used_bytes -= self.change(id, |slot| std::mem::replace(&mut slot.bytes, bytes));
     }
 
     /// Marks a ready inode as used just now; whether it is there.
@@ -181,51 +158,43 @@ impl Ledger {
         let Some(id) = self.find_in(key, State::Ready) else { return false };
         if self.slots[id.0 as usize].references == 0 {
             self.unreferenced.remove(&mut self.slots, id.0);
-            self.unreferenced.push_newest(&mut self.slots, id.0);
+            self.unreferenced.push(&mut self.slots, id.0);
+        } else {
+            self.unreferenced.note_use(&mut self.slots[id.0 as usize]);
         }
         true
     }
 
     /// Adds a reference.
     pub(crate) fn retain(&mut self, id: SlotId) {
-        let slot = &mut self.slots[id.0 as usize];
+        let slot = &self.slots[id.0 as usize];
         debug_assert!(slot.state != State::Vacant);
         if slot.references == 0 {
             self.unreferenced.remove(&mut self.slots, id.0);
         }
-        self.slots[id.0 as usize].references += 1;
+        self.change(id, |slot| slot.references += 1);
     }
 
-    /// Takes a reference back. The last one makes a ready slot a possible victim, and ends any other.
+    /// Takes a reference back, which was in use until now. The last one makes a ready slot a possible victim, and ends
+    /// any other.
     pub(crate) fn release(&mut self, id: SlotId) {
-        let slot = &mut self.slots[id.0 as usize];
-        debug_assert!(slot.references > 0);
-        slot.references -= 1;
-        if slot.references > 0 {
-            return;
-        }
-        match slot.state {
-            State::Ready => self.unreferenced.push_newest(&mut self.slots, id.0),
-            State::Planned => {
-                self.used_bytes -= slot.bytes;
-                self.unname(id);
-                self.vacate(id);
-            }
-            State::Lost => {
-                self.used_bytes -= slot.bytes;
-                self.vacate(id);
-            }
-            State::Vacant => unreachable!("a vacant slot has no references"),
+        let references = self.change(id, |slot| {
+            slot.references -= 1;
+            slot.references
+        });
+        if references > 0 {
+            self.unreferenced.note_use(&mut self.slots[id.0 as usize]);
+        } else if self.slots[id.0 as usize].state == State::Ready {
+            self.unreferenced.push(&mut self.slots, id.0);
+        } else {
+            self.end(id);
         }
     }
 
-    /// Chooses what was used longest ago of all that nobody refers to and that `may_go`. Its bytes count until
-    /// [`Ledger::unlinked`].
-    pub(crate) fn take_victim(&mut self, may_go: impl Fn(&SlotKey) -> bool) -> Option<Victim> {
-        let mut number = self.unreferenced.oldest()?;
-        while !may_go(&self.slots[number as usize].key) {
-            number = Lru::newer_than(&mut self.slots, number)?;
-        }
+    /// Chooses what was used longest ago of all that nobody refers to and that `may_go`, if that was not after `until`.
+    /// Its bytes count until [`Ledger::unlinked`].
+    pub(crate) fn take_victim(&mut self, until: Moment, may_go: impl Fn(&SlotKey) -> bool) -> Option<Victim> {
+        let number = self.unreferenced.oldest(&self.slots, until, |slot| may_go(&slot.key))?;
         Some(self.take(SlotId(number)))
     }
 
@@ -252,7 +221,7 @@ impl Ledger {
         debug_assert!(slot.references > 0);
         if slot.state == State::Ready {
             slot.state = State::Lost;
-            self.blobs -= u64::from(is_blob(&slot.key));
+            self.blobs -= u64::from(slot.key.is_blob());
             self.unname(id);
         }
     }
@@ -261,15 +230,26 @@ impl Ledger {
         self.unreferenced.remove(&mut self.slots, id.0);
         self.unname(id);
         let Slot { key, bytes, .. } = self.slots[id.0 as usize];
-        self.blobs -= u64::from(is_blob(&key));
+        self.blobs -= u64::from(key.is_blob());
         self.victims_bytes += bytes;
         self.vacate(id);
         Victim { key, bytes }
     }
 
+    /// Ends a slot without an inode that nobody refers to any more.
+    fn end(&mut self, id: SlotId) {
+        let slot = &self.slots[id.0 as usize];
+        debug_assert!(matches!(slot.state, State::Planned | State::Lost));
+        self.used_bytes -= slot.bytes;
+        if slot.state == State::Planned {
+            self.unname(id);
+        }
+        self.vacate(id);
+    }
+
     fn insert_slot(&mut self, key: SlotKey, state: State, bytes: u64) -> SlotId {
         debug_assert!(self.find(&key).is_none(), "{key:?} has a slot");
-        let slot = Slot { key, state, references: 1, bytes, links: Links::default() };
+        let slot = Slot { key, state, references: 1, leaving: 0, bytes, place: Place::default() };
         let number = if let Some(number) = self.vacant.pop() {
             self.slots[number as usize] = slot;
             number
@@ -304,16 +284,6 @@ impl Ledger {
         slot.bytes = 0;
         self.vacant.push(id.0);
     }
-}
-
-impl AsMut<Links> for Slot {
-    fn as_mut(&mut self) -> &mut Links {
-        &mut self.links
-    }
-}
-
-fn is_blob(key: &SlotKey) -> bool {
-    matches!(key, SlotKey::Blob(_))
 }
 
 fn hash(hasher: &hashbrown::DefaultHashBuilder, key: &SlotKey) -> u64 {

@@ -1,7 +1,7 @@
 //! The blob store: one file a blob, counted once an inode, verified before it is visible.
 //!
-//! The rooms: `ledger` knows what lies on the disk and what may go, in memory alone; `space` holds it under
-//! its lock and unlinks; `flight` says who writes what; `layout` names the files, `temporary` are those
+//! The rooms: `ledger` knows what lies on the disk and what may go, in memory alone, and `order` what was used when;
+//! `space` holds them under its lock and unlinks; `relief` is who else can give space back; `flight` says who writes what; `layout` names the files, `temporary` are those
 //! without a name yet; `ingest`, `writer`, `partial` and `adopt` let bytes in, `read` and `variant` let them out; `pin` keeps
 //! them; `recover` finds them again after a start.
 //!
@@ -18,11 +18,12 @@ mod hash;
 mod ingest;
 pub(crate) mod layout;
 pub(crate) mod ledger;
-mod lru;
+mod order;
 mod partial;
 mod pin;
 mod read;
 mod recover;
+mod relief;
 pub(crate) mod space;
 pub(crate) mod temporary;
 mod variant;
@@ -39,9 +40,11 @@ use std::sync::{Arc, Weak};
 pub use adopt::Adopted;
 pub use ingest::Ingest;
 pub use layout::{BLOB_MTIME, blob_mtime};
+pub use order::Moment;
 pub use partial::PartialBlob;
 pub use pin::{BlobPin, BlobPins, Charge, PinTreeError};
 pub use read::{BlobReader, READ_CHUNK_BYTES};
+pub use relief::{IdleHolder, PressureRelief};
 pub use writer::BlobWriter;
 
 use crate::digest::Digest;
@@ -93,15 +96,6 @@ pub enum StoreError {
     Path(#[from] PathError),
 }
 
-/// Who holds references to things that nobody uses, and can give them back when the store is full.
-pub trait PressureRelief: Send + Sync + 'static {
-    /// Begins to give back references worth about `bytes`. Does not block, and calls the store only later.
-    ///
-    /// Whether anything was begun by this call, or is still under way. Where that is said, references or charges
-    /// are dropped later, even if they free nothing: the store then looks again.
-    fn relieve(&self, bytes: u64) -> bool;
-}
-
 /// Every blob on this disk.
 #[derive(Debug)]
 pub struct BlobStore {
@@ -151,7 +145,17 @@ impl BlobStore {
         Ok((Arc::new(Self { space }), recovered))
     }
 
-    /// Asks `relief` for references when no blob is left that nobody refers to.
+    /// Gives what `holder` keeps idle its place in the order of use.
+    pub fn on_idle(&self, holder: Weak<dyn IdleHolder>) {
+        self.space.on_idle(holder);
+    }
+
+    /// The moment of the last use: what is used from now on is used later.
+    pub fn moment(&self) -> Moment {
+        self.space.lock().ledger.now()
+    }
+
+    /// Asks `relief` for space when nothing is left that nobody uses.
     pub fn on_pressure(&self, relief: Weak<dyn PressureRelief>) {
         self.space.on_pressure(relief);
     }

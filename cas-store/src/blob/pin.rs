@@ -1,11 +1,12 @@
 //! Counted references: while they live, what they refer to is not evicted.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::ledger::{SlotId, SlotKey};
 use super::space::{Reservation, Space};
-use super::{BlobStore, StoreError};
+use super::{BlobStore, Moment, StoreError};
 use crate::digest::{Digest, FileKey};
 
 /// References that are taken or given back in one stretch under the lock.
@@ -69,18 +70,37 @@ impl fmt::Debug for BlobPin {
 pub struct BlobPins {
     space: Arc<Space>,
     slots: Vec<SlotId>,
+    /// Set when they are leaving: the last use.
+    used_at: OnceLock<Moment>,
 }
 
 impl BlobPins {
     fn new(space: Arc<Space>) -> Self {
-        Self { space, slots: Vec::new() }
+        Self { space, slots: Vec::new(), used_at: OnceLock::new() }
+    }
+
+    /// Announces that they will be dropped soon, and were last used at `moment`: with that they return to the order of
+    /// use. The store counts on what nobody else holds.
+    pub fn leave(&self, moment: Moment) {
+        if self.used_at.set(moment).is_ok() {
+            for slots in self.slots.chunks(KEYS_A_STRETCH) {
+                let mut state = self.space.lock();
+                for &id in slots {
+                    state.ledger.leave(id);
+                }
+            }
+        }
     }
 }
 
 impl Drop for BlobPins {
     fn drop(&mut self) {
+        let used_at = self.used_at.get().copied();
         for slots in self.slots.chunks(KEYS_A_STRETCH) {
-            self.space.change(|state| slots.iter().for_each(|&id| state.ledger.release(id)));
+            self.space.change(|state| match used_at {
+                Some(moment) => slots.iter().for_each(|&id| state.ledger.release_left(id, moment)),
+                None => slots.iter().for_each(|&id| state.ledger.release(id)),
+            });
         }
     }
 }
@@ -96,18 +116,33 @@ impl fmt::Debug for BlobPins {
 pub struct Charge {
     space: Arc<Space>,
     bytes: u64,
+    is_leaving: AtomicBool,
 }
 
 impl Charge {
     pub(super) fn of(reservation: Reservation, space: &Arc<Space>) -> Self {
         let bytes = space.change(|state| reservation.spend(state));
-        Self { space: space.clone(), bytes }
+        Self { space: space.clone(), bytes, is_leaving: AtomicBool::new(false) }
+    }
+
+    /// Announces that it will be dropped soon. The store counts on it.
+    pub fn leave(&self) {
+        if !self.is_leaving.swap(true, Ordering::Relaxed) {
+            self.space.lock().ledger.leave_reserved(self.bytes);
+        }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.space.change(|state| state.ledger.unreserve(self.bytes));
+        let is_leaving = *self.is_leaving.get_mut();
+        self.space.change(|state| {
+            if is_leaving {
+                state.ledger.unreserve_left(self.bytes);
+            } else {
+                state.ledger.unreserve(self.bytes);
+            }
+        });
     }
 }
 

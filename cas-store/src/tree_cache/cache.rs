@@ -4,7 +4,7 @@
 //! dealt with after it is released.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures::FutureExt as _;
@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 
 use super::construct::Construction;
 use super::flight::{Boarding, Flights, Seat};
-use super::index::{IdleLimits, Index};
+use super::index::{IdleLimits, Index, Victim};
 use super::load::Loader;
 use super::site::{Entry, Grounds};
 use super::{DirectoryCacheStats, TreeError, TreePin};
-use crate::blob::PressureRelief;
+use crate::blob::{IdleHolder, Moment};
 use crate::digest::Digest;
 use crate::io::Executor;
 
@@ -32,8 +32,6 @@ pub(super) struct Shared {
     pub(super) limits: IdleLimits,
     pub(super) state: Mutex<State>,
     pub(super) counts: Counts,
-    /// Entries that were taken out of the index and are not gone from the disk.
-    pub(super) retiring: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -59,9 +57,10 @@ pub(super) struct Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
+        let now = self.shared.loader.store.moment();
         let victims = {
             let mut state = self.shared.state.lock();
-            state.index.unpin(&self.entry.tree.digest);
+            state.index.unpin(&self.entry.tree.digest, now);
             state.index.take_excess(self.shared.limits)
         };
         self.shared.retire(victims);
@@ -190,14 +189,10 @@ impl Shared {
     }
 
     /// Deletes entries that are in the index no more, in the background.
-    fn retire(self: &Arc<Self>, victims: Vec<Arc<Entry>>) {
-        self.counts.evictions.fetch_add(victims.len() as u64, Ordering::Relaxed);
-        self.retiring.fetch_add(victims.len(), Ordering::Relaxed);
-        for entry in victims {
-            let shared = self.clone();
-            self.grounds.retire(entry, move || {
-                shared.retiring.fetch_sub(1, Ordering::Relaxed);
-            });
+    fn retire(&self, victims: impl IntoIterator<Item = Victim<Arc<Entry>>>) {
+        for (entry, used_at) in victims {
+            self.counts.evictions.fetch_add(1, Ordering::Relaxed);
+            self.grounds.retire(entry, used_at);
         }
     }
 
@@ -216,27 +211,18 @@ impl Shared {
     }
 }
 
-/// What trees hold that nobody uses is given back when the store is full.
+/// The trees that nobody uses, as the store sees them.
 #[derive(Debug)]
-pub(super) struct Relief(pub(super) Weak<Shared>);
+pub(super) struct IdleTrees(pub(super) Weak<Shared>);
 
-impl PressureRelief for Relief {
-    fn relieve(&self, bytes: u64) -> bool {
-        let Some(shared) = self.0.upgrade() else { return false };
-        let is_under_way = shared.retiring.load(Ordering::Relaxed) > 0;
-        let mut victims = Vec::new();
-        let mut found_bytes: u64 = 0;
-        {
-            let mut state = shared.state.lock();
-            while found_bytes < bytes {
-                let Some((entry, size_bytes)) = state.index.take_oldest() else { break };
-                found_bytes =
-                    found_bytes.saturating_add(size_bytes).saturating_add(entry.tree.totals.own_bytes());
-                victims.push(entry);
-            }
-        }
-        let is_begun = !victims.is_empty();
-        shared.retire(victims);
-        is_begun || is_under_way
+impl IdleHolder for IdleTrees {
+    fn idle_since(&self) -> Option<Moment> {
+        self.0.upgrade()?.state.lock().index.idle_since()
+    }
+
+    fn give_up(&self, moment: Moment) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let victim = shared.state.lock().index.take_oldest(moment);
+        shared.retire(victim);
     }
 }

@@ -1,12 +1,13 @@
 //! Which trees are ready, who uses them, and which of them has to go: pure state, no I/O, no lock.
 //!
-//! Invariants: a pinned entry is never a victim; the order of use is that of the last touch or the last unpin,
-//! whichever came later; every choice of a victim takes constant time.
+//! Invariants: a pinned entry is never a victim; the order of use is that of the last unpin; every choice of a victim
+//! takes constant time.
 
 use std::collections::HashMap;
 
 use hashlink::LinkedHashMap;
 
+use crate::blob::Moment;
 use crate::digest::Digest;
 
 /// Entries by digest: those in use, and those that only wait to be used again.
@@ -14,7 +15,7 @@ use crate::digest::Digest;
 pub(super) struct Index<V> {
     pinned: HashMap<Digest, Pinned<V>>,
     /// Least recently used first.
-    idle: LinkedHashMap<Digest, Entry<V>>,
+    idle: LinkedHashMap<Digest, Idle<V>>,
     idle_bytes: u64,
     pinned_bytes: u64,
 }
@@ -30,6 +31,15 @@ struct Entry<V> {
     value: V,
     size_bytes: u64,
 }
+
+#[derive(Debug)]
+struct Idle<V> {
+    entry: Entry<V>,
+    since: Moment,
+}
+
+/// What was taken out, and when it was last used.
+pub(super) type Victim<V> = (V, Moment);
 
 /// How much may stay that nobody uses.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +66,7 @@ impl<V> Index<V> {
 
     /// Pins an entry, if there is one.
     pub(super) fn pin(&mut self, digest: &Digest) -> Option<&V> {
-        if let Some(entry) = self.idle.remove(digest) {
+        if let Some(Idle { entry, .. }) = self.idle.remove(digest) {
             self.idle_bytes -= entry.size_bytes;
             self.pinned_bytes += entry.size_bytes;
             self.pinned.insert(*digest, Pinned { entry, pins: 0 });
@@ -66,8 +76,8 @@ impl<V> Index<V> {
         Some(&pinned.entry.value)
     }
 
-    /// Takes one pin back. The last one makes the entry the most recently used of those that can go.
-    pub(super) fn unpin(&mut self, digest: &Digest) {
+    /// Takes one pin back, `now`. The last one makes the entry the most recently used of those that can go.
+    pub(super) fn unpin(&mut self, digest: &Digest, now: Moment) {
         let Some(pinned) = self.pinned.get_mut(digest) else {
             debug_assert!(false, "{digest} is unpinned more often than pinned");
             return;
@@ -79,23 +89,28 @@ impl<V> Index<V> {
         if let Some(Pinned { entry, .. }) = self.pinned.remove(digest) {
             self.pinned_bytes -= entry.size_bytes;
             self.idle_bytes += entry.size_bytes;
-            self.idle.insert(*digest, entry);
+            self.idle.insert(*digest, Idle { entry, since: now });
         }
     }
 
-    /// Takes out what was used longest ago, and its size.
-    pub(super) fn take_oldest(&mut self) -> Option<(V, u64)> {
-        let (_, entry) = self.idle.pop_front()?;
+    /// When that was used last which has not been used for longest.
+    pub(super) fn idle_since(&self) -> Option<Moment> {
+        self.idle.front().map(|(_, idle)| idle.since)
+    }
+
+    /// Takes out what was used longest ago, if that was not after `until`.
+    pub(super) fn take_oldest(&mut self, until: Moment) -> Option<Victim<V>> {
+        self.idle_since().filter(|since| *since <= until)?;
+        let (_, Idle { entry, since }) = self.idle.pop_front()?;
         self.idle_bytes -= entry.size_bytes;
-        Some((entry.value, entry.size_bytes))
+        Some((entry.value, since))
     }
 
     /// Takes out what has to go so that the rest is within `limits`, oldest first.
-    pub(super) fn take_excess(&mut self, limits: IdleLimits) -> Vec<V> {
+    pub(super) fn take_excess(&mut self, limits: IdleLimits) -> Vec<Victim<V>> {
         let mut victims = Vec::new();
         while self.idle.len() > limits.entries_max || self.idle_bytes > limits.size_bytes_max {
-            let Some((value, _)) = self.take_oldest() else { break };
-            victims.push(value);
+            victims.extend(self.take_oldest(Moment::END));
         }
         victims
     }
@@ -130,23 +145,42 @@ mod tests {
 
     /// What the index promises, without a thought for speed: entries in order of use.
     #[derive(Default)]
-    struct Model(Vec<(u8, u64, usize)>);
+    struct Model(Vec<ModelEntry>);
+
+    #[derive(Clone, Copy)]
+    struct ModelEntry {
+        key: u8,
+        size_bytes: u64,
+        pins: usize,
+        since: Moment,
+    }
 
     impl Model {
         fn position(&self, key: u8) -> Option<usize> {
-            self.0.iter().position(|(other, ..)| *other == key)
+            self.0.iter().position(|entry| entry.key == key)
         }
 
-        fn take_excess(&mut self, limits: IdleLimits) -> Vec<u8> {
+        fn idle(&self) -> Vec<ModelEntry> {
+            self.0.iter().filter(|entry| entry.pins == 0).copied().collect()
+        }
+
+        fn take_oldest(&mut self, until: Moment) -> Option<Victim<u8>> {
+            let oldest = *self.idle().first()?;
+            (oldest.since <= until).then(|| {
+                self.0.retain(|entry| entry.key != oldest.key);
+                (oldest.key, oldest.since)
+            })
+        }
+
+        fn take_excess(&mut self, limits: IdleLimits) -> Vec<Victim<u8>> {
             let mut victims = Vec::new();
             loop {
-                let idle: Vec<_> = self.0.iter().filter(|(.., pins)| *pins == 0).copied().collect();
-                let bytes: u64 = idle.iter().map(|(_, size, _)| size).sum();
+                let idle = self.idle();
+                let bytes: u64 = idle.iter().map(|entry| entry.size_bytes).sum();
                 if idle.len() <= limits.entries_max && bytes <= limits.size_bytes_max {
                     return victims;
                 }
-                victims.push(idle[0].0);
-                self.0.retain(|(key, ..)| *key != idle[0].0);
+                victims.extend(self.take_oldest(Moment::END));
             }
         }
     }
@@ -156,7 +190,8 @@ mod tests {
         Insert(u8, u64),
         Pin(u8),
         Unpin(u8),
-        TakeOldest,
+        /// If it has been idle for that many unpins.
+        TakeOldest(usize),
         TakeExcess(usize, u64),
     }
 
@@ -166,7 +201,7 @@ mod tests {
             (key.clone(), 0..10u64).prop_map(|(key, size)| Step::Insert(key, size)),
             key.clone().prop_map(Step::Pin),
             key.prop_map(Step::Unpin),
-            Just(Step::TakeOldest),
+            (0..4usize).prop_map(Step::TakeOldest),
             (0..6usize, 0..40u64).prop_map(|(entries, bytes)| Step::TakeExcess(entries, bytes)),
         ];
         prop::collection::vec(step, 0..200)
@@ -181,34 +216,37 @@ mod tests {
         #[test]
         fn agrees_with_the_model(steps in steps()) {
             let (mut index, mut model) = (Index::<u8>::default(), Model::default());
+            let mut now = Moment::default();
+            let mut past = vec![now];
             for step in steps {
                 match step {
-                    Step::Insert(key, size) if model.position(key).is_none() => {
-                        index.insert_pinned(digest(key), size, key);
-                        model.0.push((key, size, 1));
+                    Step::Insert(key, size_bytes) if model.position(key).is_none() => {
+                        index.insert_pinned(digest(key), size_bytes, key);
+                        model.0.push(ModelEntry { key, size_bytes, pins: 1, since: Moment::default() });
                     }
                     Step::Pin(key) => {
                         let pinned = index.pin(&digest(key)).copied();
                         let position = model.position(key);
                         prop_assert_eq!(pinned, position.map(|_| key));
                         if let Some(position) = position {
-                            model.0[position].2 += 1;
+                            model.0[position].pins += 1;
                         }
                     }
                     Step::Unpin(key) => {
-                        if let Some(position) = model.position(key).filter(|&at| model.0[at].2 > 0) {
-                            index.unpin(&digest(key));
-                            model.0[position].2 -= 1;
-                            if model.0[position].2 == 0 {
+                        if let Some(position) = model.position(key).filter(|&at| model.0[at].pins > 0) {
+                            now = now.next();
+                            past.push(now);
+                            index.unpin(&digest(key), now);
+                            model.0[position].pins -= 1;
+                            if model.0[position].pins == 0 {
                                 let entry = model.0.remove(position);
-                                model.0.push(entry);
+                                model.0.push(ModelEntry { since: now, ..entry });
                             }
                         }
                     }
-                    Step::TakeOldest => {
-                        let oldest = model.0.iter().position(|(.., pins)| *pins == 0);
-                        let expected = oldest.map(|at| model.0.remove(at)).map(|(key, size, _)| (key, size));
-                        prop_assert_eq!(index.take_oldest(), expected);
+                    Step::TakeOldest(ago) => {
+                        let until = past[past.len().saturating_sub(ago + 1)];
+                        prop_assert_eq!(index.take_oldest(until), model.take_oldest(until));
                     }
                     Step::TakeExcess(entries_max, size_bytes_max) => {
                         let limits = IdleLimits { entries_max, size_bytes_max };
@@ -216,9 +254,10 @@ mod tests {
                     }
                     Step::Insert(..) => {}
                 }
+                prop_assert_eq!(index.idle_since(), model.idle().first().map(|entry| entry.since));
                 prop_assert_eq!(index.len(), model.0.len());
-                prop_assert_eq!(index.pinned_len(), model.0.iter().filter(|(.., pins)| *pins > 0).count());
-                prop_assert_eq!(index.size_bytes(), model.0.iter().map(|(_, size, _)| size).sum::<u64>());
+                prop_assert_eq!(index.pinned_len(), model.0.len() - model.idle().len());
+                prop_assert_eq!(index.size_bytes(), model.0.iter().map(|entry| entry.size_bytes).sum::<u64>());
             }
         }
     }

@@ -24,7 +24,6 @@ mod site;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -39,7 +38,7 @@ use crate::reap::Reaper;
 use crate::root::StoreRoot;
 use crate::source::BlobSource;
 use crate::tree::{DirectoryTree, MalformedTree, TreeLimits};
-use cache::{Counts, Pinned, Relief, Shared};
+use cache::{Counts, IdleTrees, Pinned, Shared};
 use index::IdleLimits;
 use load::Loader;
 use site::Grounds;
@@ -126,7 +125,7 @@ pub struct DirectoryCacheStats {
 /// The cache.
 pub struct DirectoryCache {
     shared: Arc<Shared>,
-    _relief: Arc<Relief>,
+    _idle: Arc<IdleTrees>,
 }
 
 /// A ready tree that is kept from eviction while this lives.
@@ -179,13 +178,12 @@ impl DirectoryCache {
             limits: IdleLimits { entries_max, size_bytes_max },
             state: Mutex::default(),
             counts: Counts::default(),
-            retiring: AtomicUsize::new(0),
         });
-        let relief = Arc::new(Relief(Arc::downgrade(&shared)));
-        let weak: Weak<Relief> = Arc::downgrade(&relief);
-        store.on_pressure(weak);
+        let idle = Arc::new(IdleTrees(Arc::downgrade(&shared)));
+        let weak: Weak<IdleTrees> = Arc::downgrade(&idle);
+        store.on_idle(weak);
         adopt::adopt(&shared, root.trust()).await?;
-        Ok(Arc::new(Self { shared, _relief: relief }))
+        Ok(Arc::new(Self { shared, _idle: idle }))
     }
 
     /// The tree with that root, built if need be, pinned.

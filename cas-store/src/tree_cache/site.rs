@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::blob::{BlobPins, Charge};
+use crate::blob::{BlobPins, Charge, Moment};
 use crate::digest::{Digest, DigestFunction};
 use crate::dir::{Dir, PathError};
 use crate::reap::Reaper;
@@ -33,12 +33,18 @@ pub(super) struct Grounds {
 #[derive(Debug)]
 pub(super) struct Held {
     pins: Vec<BlobPins>,
-    _charge: Charge,
+    charge: Charge,
 }
 
 impl Held {
     pub(super) fn new(pins: BlobPins, charge: Charge) -> Self {
-        Self { pins: vec![pins], _charge: charge }
+        Self { pins: vec![pins], charge }
+    }
+
+    /// Tells the store that all of it will be given back soon, and was last used at `moment`.
+    fn leave(&self, moment: Moment) {
+        self.pins.iter().for_each(|pins| pins.leave(moment));
+        self.charge.leave();
     }
 }
 
@@ -48,7 +54,7 @@ pub(super) struct Entry {
     pub(super) tree: DirectoryTree,
     pub(super) path: PathBuf,
     name: PathBuf,
-    _held: Held,
+    held: Held,
 }
 
 /// A tree under construction.
@@ -115,7 +121,7 @@ impl Grounds {
     /// Takes a standing tree over.
     pub(super) fn adopt(&self, standing: Standing, tree: DirectoryTree, held: Held) -> Entry {
         let path = self.trees_path.join(&standing.name);
-        Entry { tree, path, name: standing.name, _held: held }
+        Entry { tree, path, name: standing.name, held }
     }
 
     /// Removes a standing tree that cannot be taken over.
@@ -123,13 +129,11 @@ impl Grounds {
         self.reaper.discard_later(self.trees.clone(), standing.name, || {});
     }
 
-    /// Removes an entry in the background; `after` runs when it is gone and what it held is given back.
-    pub(super) fn retire(&self, entry: Arc<Entry>, after: impl FnOnce() + Send + 'static) {
+    /// Removes an entry in the background that was last used at `moment`; when it is gone, what it held is given back.
+    pub(super) fn retire(&self, entry: Arc<Entry>, moment: Moment) {
+        entry.held.leave(moment);
         let name = entry.name.clone();
-        self.reaper.discard_later(self.trees.clone(), name, move || {
-            drop(entry);
-            after();
-        });
+        self.reaper.discard_later(self.trees.clone(), name, move || drop(entry));
     }
 }
 
@@ -163,7 +167,7 @@ impl Site {
         }
         let held = self.held.take()?;
         let name = std::mem::take(&mut self.name);
-        Some(Entry { tree, path: self.grounds.trees_path.join(&name), name, _held: held })
+        Some(Entry { tree, path: self.grounds.trees_path.join(&name), name, held })
     }
 }
 

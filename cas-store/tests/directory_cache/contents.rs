@@ -208,3 +208,30 @@ async fn messages_of_a_tree_that_was_seen_lately_are_not_read_again() {
     assert_eq!(kit.cache.stats().constructions, 2);
     assert_eq!(std::fs::read(pin.path().join("file")).unwrap(), b"data");
 }
+
+// What was uploaded a moment ago must outlive trees that nobody uses: somebody is about to ask for it.
+#[tokio::test]
+async fn idle_trees_leave_uploads_their_time() {
+    const LIMIT_BYTES: u64 = 1 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let limits = Room { store_bytes_max: LIMIT_BYTES, ..Room::default() };
+    let kit = Kit::open(home.path(), Arc::new(NoSource), limits).await;
+    // Four times what fits.
+    for seed in 0..20 {
+        let tree = Tree::wide(&format!("seed {seed}"), 2, 20);
+        kit.upload(&tree).await;
+        drop(kit.cache.get(tree.root()).await.unwrap());
+    }
+    let upload = async |number: u64| {
+        let data = number.to_le_bytes().repeat(100);
+        let digest = FUNCTION.digest(&data);
+        drop(kit.store.put(digest, data.into()).await.unwrap());
+        digest
+    };
+    let first = upload(0).await;
+    // An eighth of what fits.
+    for number in 1..32 {
+        upload(number).await;
+    }
+    assert_eq!(kit.store.find_missing(&[first]), []);
+}

@@ -22,7 +22,7 @@ use crate::status_line::Bar;
 /// Failures in a row after which the server is left alone.
 const FAILURES_IN_A_ROW_MAX: u32 = 100;
 /// How often one execution is given again what the server has lost.
-const SUPPLIES_MAX: u32 = 100;
+const SUPPLIES_MAX: u32 = 4;
 
 /// What is executed, how often, and when.
 #[derive(Clone, Copy, Debug)]

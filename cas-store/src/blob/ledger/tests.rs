@@ -18,10 +18,17 @@ enum Step {
     Pin(u8),
     PinPlanned(u8),
     Release(usize),
+    /// What all that leaves from now on was last used at.
+    Rest,
+    Leave(usize),
+    LeaveReserved(u64),
+    UnreserveLeft,
     Touch(u8),
     Lose(usize),
     /// Of all but one name, or of all.
     EvictBut(u8),
+    /// If it was not used since the last rest.
+    EvictOld,
     EvictKey(u8),
     Unlink,
 }
@@ -35,9 +42,14 @@ fn step() -> impl Strategy<Value = Step> {
         name.clone().prop_map(Step::Pin),
         name.clone().prop_map(Step::PinPlanned),
         (0..8usize).prop_map(Step::Release),
+        Just(Step::Rest),
+        (0..8usize).prop_map(Step::Leave),
+        (1..20u64).prop_map(Step::LeaveReserved),
+        Just(Step::UnreserveLeft),
         name.clone().prop_map(Step::Touch),
         (0..8usize).prop_map(Step::Lose),
         (0..12u8).prop_map(Step::EvictBut),
+        Just(Step::EvictOld),
         name.prop_map(Step::EvictKey),
         Just(Step::Unlink),
     ]
@@ -49,15 +61,20 @@ struct Model {
     /// Everything with a number, by an id of our own.
     slots: HashMap<u64, ModelSlot>,
     victims: Vec<Victim>,
-    time: u64,
+    reserved_left: Vec<u64>,
+    now: Moment,
+    next_id: u64,
 }
 
 struct ModelSlot {
     name: u8,
+    /// Among equals, the lower number is older.
+    number: u32,
     bytes: u64,
     references: usize,
+    leaving: usize,
     state: State,
-    used_at: u64,
+    used_at: Moment,
 }
 
 impl Model {
@@ -72,26 +89,43 @@ impl Model {
 
     fn used_bytes(&self) -> u64 {
         let slots: u64 = self.slots.values().map(|slot| slot.bytes).sum();
-        slots + self.victims.iter().map(|victim| victim.bytes).sum::<u64>()
+        let victims: u64 = self.victims.iter().map(|victim| victim.bytes).sum();
+        slots + victims + self.reserved_left.iter().sum::<u64>()
+    }
+
+    fn leaving_bytes(&self) -> u64 {
+        let is_leaving = |slot: &&ModelSlot| slot.references > 0 && slot.references == slot.leaving;
+        let slots: u64 = self.slots.values().filter(is_leaving).map(|slot| slot.bytes).sum();
+        slots + self.reserved_left.iter().sum::<u64>()
     }
 
     fn oldest(&self, may_go: impl Fn(u8) -> bool) -> Option<u64> {
         let idle = self.slots.iter().filter(|(_, slot)| slot.references == 0 && may_go(slot.name));
-        idle.min_by_key(|(_, slot)| slot.used_at).map(|(&id, _)| id)
+        idle.min_by_key(|(_, slot)| (slot.used_at, slot.number)).map(|(&id, _)| id)
     }
 
-    fn add(&mut self, name: u8, bytes: u64, state: State) -> u64 {
-        self.time += 1;
-        let slot = ModelSlot { name, bytes, references: 1, state, used_at: 0 };
-        self.slots.insert(self.time, slot);
-        self.time
+    fn add(&mut self, name: u8, number: u32, bytes: u64, state: State) -> u64 {
+        self.next_id += 1;
+        let used_at = Moment::default();
+        let slot = ModelSlot { name, number, bytes, references: 1, leaving: 0, state, used_at };
+        self.slots.insert(self.next_id, slot);
+        self.next_id
     }
 
-    fn release(&mut self, id: u64) {
-        self.time += 1;
+    fn use_now(&mut self, id: u64, now: Moment) {
+        assert!(now > self.now, "every use is a moment of its own");
+        self.now = now;
+        self.slots.get_mut(&id).unwrap().used_at = now;
+    }
+
+    /// Takes a reference back; one that was leaving was last used at `left`.
+    fn release(&mut self, id: u64, left: Option<Moment>) {
         let slot = self.slots.get_mut(&id).unwrap();
         slot.references -= 1;
-        slot.used_at = self.time;
+        if let Some(moment) = left {
+            slot.leaving -= 1;
+            slot.used_at = slot.used_at.max(moment);
+        }
         if slot.references == 0 && slot.state != State::Ready {
             self.slots.remove(&id);
         }
@@ -109,7 +143,15 @@ impl Model {
 struct Pair {
     ledger: Ledger,
     model: Model,
-    held: Vec<(SlotId, u64)>,
+    held: Vec<Held>,
+    rest: Moment,
+}
+
+struct Held {
+    id: SlotId,
+    model_id: u64,
+    /// When it was last used, if it is leaving.
+    left: Option<Moment>,
 }
 
 impl Pair {
@@ -117,8 +159,23 @@ impl Pair {
         assert_eq!(id.is_some(), model_id.is_some());
         if let (Some(id), Some(model_id)) = (id, model_id) {
             self.model.slots.get_mut(&model_id).unwrap().references += 1;
-            self.held.push((id, model_id));
+            self.held.push(Held { id, model_id, left: None });
         }
+    }
+
+    fn release(&mut self, Held { id, model_id, left }: Held) {
+        if let Some(moment) = left {
+            self.ledger.release_left(id, moment);
+        } else {
+            // What ends with its last reference is used no more.
+            let slot = &self.model.slots[&model_id];
+            let is_over = slot.references == 1 && slot.state != State::Ready;
+            self.ledger.release(id);
+            if !is_over {
+                self.model.use_now(model_id, self.ledger.now());
+            }
+        }
+        self.model.release(model_id, left);
     }
 
     fn apply(&mut self, step: &Step) {
@@ -137,12 +194,28 @@ impl Pair {
                 self.hold(id, model_id);
             }
             Step::Release(n) if n < self.held.len() => {
-                let (id, model_id) = self.held.swap_remove(n);
-                self.ledger.release(id);
-                self.model.release(model_id);
+                let held = self.held.swap_remove(n);
+                self.release(held);
+            }
+            Step::Rest => self.rest = self.ledger.now(),
+            Step::Leave(n) if n < self.held.len() && self.held[n].left.is_none() => {
+                self.held[n].left = Some(self.rest);
+                self.ledger.leave(self.held[n].id);
+                self.model.slots.get_mut(&self.held[n].model_id).unwrap().leaving += 1;
+            }
+            Step::LeaveReserved(bytes) => {
+                if self.ledger.reserve(bytes) {
+                    self.ledger.leave_reserved(bytes);
+                    self.model.reserved_left.push(bytes);
+                }
+            }
+            Step::UnreserveLeft => {
+                if let Some(bytes) = self.model.reserved_left.pop() {
+                    self.ledger.unreserve_left(bytes);
+                }
             }
             Step::Lose(n) if n < self.held.len() => {
-                let (id, model_id) = self.held[n];
+                let Held { id, model_id, .. } = self.held[n];
                 self.ledger.lose(id);
                 let slot = self.model.slots.get_mut(&model_id).unwrap();
                 if slot.state == State::Ready {
@@ -150,18 +223,23 @@ impl Pair {
                 }
             }
             // Not possible just now.
-            Step::Plan(..) | Step::Release(_) | Step::Lose(_) => {}
+            Step::Plan(..) | Step::Release(_) | Step::Leave(_) | Step::Lose(_) => {}
             Step::Touch(name) => {
-                self.model.time += 1;
-                let (time, id) = (self.model.time, self.model.ready(name));
+                let id = self.model.ready(name);
                 assert_eq!(self.ledger.touch(&key(name)), id.is_some());
-                if let Some(slot) = id.and_then(|id| self.model.slots.get_mut(&id)) {
-                    slot.used_at = time;
+                if let Some(id) = id {
+                    self.model.use_now(id, self.ledger.now());
                 }
             }
             Step::EvictBut(name) => {
                 let expected = self.model.oldest(|other| other != name).map(|id| self.model.evict(id));
-                assert_eq!(self.ledger.take_victim(|other| *other != key(name)), expected);
+                assert_eq!(self.ledger.take_victim(Moment::END, |other| *other != key(name)), expected);
+            }
+            Step::EvictOld => {
+                let oldest = self.model.oldest(|_| true);
+                let old = oldest.filter(|id| self.model.slots[id].used_at <= self.rest);
+                let expected = old.map(|id| self.model.evict(id));
+                assert_eq!(self.ledger.take_victim(self.rest, |_| true), expected);
             }
             Step::EvictKey(name) => {
                 let id = self.model.ready(name).filter(|id| self.model.slots[id].references == 0);
@@ -185,27 +263,30 @@ impl Pair {
         match (state, self.model.named(name)) {
             (State::Planned, _) => {
                 let id = self.ledger.plan(key(name), bytes);
-                self.held.push((id, self.model.add(name, bytes, state)));
+                let model_id = self.model.add(name, id.0, bytes, state);
+                self.held.push(Held { id, model_id, left: None });
             }
             (_, Some(id)) if self.model.slots[&id].state == State::Planned => {
                 let slot = self.model.slots.get_mut(&id).unwrap();
                 (slot.state, slot.bytes, slot.references) = (State::Ready, bytes, slot.references + 1);
-                self.held.push((self.ledger.insert(key(name), bytes), id));
+                let held = Held { id: self.ledger.insert(key(name), bytes), model_id: id, left: None };
+                self.held.push(held);
             }
             (_, Some(_)) => self.ledger.unreserve(bytes),
             (_, None) => {
                 let id = self.ledger.insert(key(name), bytes);
-                self.held.push((id, self.model.add(name, bytes, State::Ready)));
+                let model_id = self.model.add(name, id.0, bytes, State::Ready);
+                self.held.push(Held { id, model_id, left: None });
             }
         }
     }
 
     fn made(&mut self, name: u8) {
-        let planned = |(_, id): &&(SlotId, u64)| {
-            let slot = &self.model.slots[id];
+        let planned = |held: &&Held| {
+            let slot = &self.model.slots[&held.model_id];
             slot.name == name && slot.state == State::Planned
         };
-        if let Some(&(id, model_id)) = self.held.iter().find(planned) {
+        if let Some(&Held { id, model_id, .. }) = self.held.iter().find(planned) {
             self.ledger.made(id);
             self.model.slots.get_mut(&model_id).unwrap().state = State::Ready;
         }
@@ -216,8 +297,9 @@ impl Pair {
         assert!(self.ledger.used_bytes() <= self.ledger.limit_bytes());
         let victims: u64 = self.model.victims.iter().map(|victim| victim.bytes).sum();
         assert_eq!(self.ledger.victims_bytes(), victims);
+        assert_eq!(self.ledger.leaving_bytes(), self.model.leaving_bytes());
         assert_eq!(self.ledger.has_victim(), self.model.oldest(|_| true).is_some());
-        for &(id, model_id) in &self.held {
+        for &Held { id, model_id, .. } in &self.held {
             assert_eq!(self.ledger.is_ready(id), self.model.slots[&model_id].state == State::Ready);
         }
     }
@@ -227,17 +309,21 @@ proptest! {
     // The ledger counts, finds and chooses like a model that searches everything every time.
     #[test]
     fn the_ledger_behaves_like_a_naive_one(steps in prop::collection::vec(step(), 0..120)) {
-        let mut pair = Pair { ledger: Ledger::new(150), model: Model::default(), held: Vec::new() };
+        let ledger = Ledger::new(150);
+        let mut pair = Pair { ledger, model: Model::default(), held: Vec::new(), rest: Moment::default() };
         for step in &steps {
             pair.apply(step);
             pair.check();
         }
-        while let Some((id, model_id)) = pair.held.pop() {
-            pair.ledger.release(id);
-            pair.model.release(model_id);
+        while let Some(held) = pair.held.pop() {
+            pair.release(held);
+        }
+        while !pair.model.reserved_left.is_empty() {
+            pair.apply(&Step::UnreserveLeft);
         }
         pair.check();
-        while let Some(victim) = pair.ledger.take_victim(|_| true) {
+        prop_assert_eq!(pair.ledger.leaving_bytes(), 0);
+        while let Some(victim) = pair.ledger.take_victim(Moment::END, |_| true) {
             pair.ledger.unlinked(victim.bytes);
         }
         let unlinked: u64 = pair.model.victims.iter().map(|victim| victim.bytes).sum();
@@ -256,6 +342,6 @@ fn blobs_are_counted_while_their_key_finds_them() {
     ledger.lose(first);
     assert_eq!(ledger.blobs(), 1);
     ledger.release(second);
-    assert!(ledger.take_victim(|_| true).is_some());
+    assert!(ledger.take_victim(Moment::END, |_| true).is_some());
     assert_eq!(ledger.blobs(), 0);
 }

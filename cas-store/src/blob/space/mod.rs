@@ -1,11 +1,15 @@
 //! The room that everything takes on the disk: the ledger under its lock, and what moves it.
 //!
 //! Space is reserved before it is written. Above a high-water mark victims are unlinked in the background; at the
-//! limit, writers wait for the unlinking, in the order in which they came. Where no victim is left, those who
-//! hold references to things that nobody uses ([`PressureRelief`]) are asked to give them back; where they have
-//! none, and nothing else is under way that could free space, the writer learns that there is none. Where the disk is
-//! full before the limit is reached, because it is others' as well, the writer learns that at once, and victims are
-//! unlinked for those who come next.
+//! limit, writers wait for the unlinking, in the order in which they came.
+//!
+//! What was used longest ago goes first, whether it is a victim or something that somebody keeps idle
+//! ([`IdleHolder`]), as much as it takes to get below the mark. What was told to go counts as free for that decision,
+//! so that nothing else has to go in its place; who waits for it too long gets the space of victims all the same. Where
+//! neither is left, others are asked for space ([`PressureRelief`]); where they have none, and nothing else is
+//! under way that could free space, the writer learns that there is none. Where the disk is full before the limit is
+//! reached, because it is others' as well, the writer learns that at once, and victims are unlinked for those who
+//! come next.
 //!
 //! *Locking*: one mutex, held for memory only, a few hundred keys at a time at most. Whoever creates, replaces or
 //! unlinks the file of a key has taken the key ([`KeyGuard`]) and is running: waiting for a key is waiting for
@@ -24,10 +28,10 @@ use evict::headroom;
 pub(crate) use reserve::Reservation;
 use reserve::Waiter;
 
-use super::PressureRelief;
 use super::flight::Flights;
 use super::layout::Layout;
 use super::ledger::{Ledger, SlotId, SlotKey};
+use super::{IdleHolder, PressureRelief};
 use crate::io::Environment;
 
 /// Everything the store has in common: the ledger, the layout, and who waits for what.
@@ -42,6 +46,7 @@ pub(crate) struct Space {
     state: Mutex<State>,
     /// A key was given back, or space was freed.
     changed: Condvar,
+    holders: Mutex<Vec<Weak<dyn IdleHolder>>>,
     reliefs: Mutex<Vec<Weak<dyn PressureRelief>>>,
 }
 
@@ -67,8 +72,8 @@ pub(crate) struct KeyGuard {
 
 impl Drop for KeyGuard {
     fn drop(&mut self) {
-        self.space.lock().taken.remove(&self.key);
-        self.space.changed.notify_all();
+        // It may be a victim from now on.
+        self.space.change(|state| state.taken.remove(&self.key));
     }
 }
 
@@ -90,6 +95,7 @@ impl Space {
                 is_evicting: false,
             }),
             changed: Condvar::new(),
+            holders: Mutex::new(Vec::new()),
             reliefs: Mutex::new(Vec::new()),
         })
     }

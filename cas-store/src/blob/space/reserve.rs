@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 
-use super::evict::excess_over;
+use super::evict::{excess_over, held_over};
 use super::{Space, State};
 use crate::blob::StoreError;
 
@@ -15,9 +15,12 @@ use crate::blob::StoreError;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often it looks before it gives up.
 const LOOKS_MAX: u32 = 120;
+/// How often it looks while what was told to go is still there, before victims that were used later have to go.
+const PATIENT_LOOKS: u32 = 8;
 /// The same for a thread of the pool.
 const BLOCKING_LOOK: Duration = Duration::from_millis(5);
 const BLOCKING_LOOKS_MAX: u32 = 2_000;
+const BLOCKING_PATIENT_LOOKS: u32 = 400;
 /// How many looks in a row a thread of the pool stays without hope.
 const FRUITLESS_LOOKS_MAX: u32 = 50;
 
@@ -93,13 +96,17 @@ impl Space {
         if let Ok(Some(reservation)) = receiver.try_recv() {
             return Ok(reservation);
         }
-        for _ in 0..LOOKS_MAX {
+        for look in 0..LOOKS_MAX {
             match select(receiver, self.environment.clock.sleep(LOOK)).await {
                 Either::Left((granted, _)) => return Ok(granted.expect("who waits stays in the queue")),
                 Either::Right(((), unanswered)) => receiver = unanswered,
             }
             if !self.can_free(bytes) {
                 break;
+            }
+            if look >= PATIENT_LOOKS {
+                let space = self.clone();
+                self.environment.io.run(move || space.hurry()).await;
             }
         }
         drop(receiver);
@@ -125,18 +132,9 @@ impl Space {
             return Err(no_space(bytes, limit_bytes));
         }
         let mut fruitless_looks = 0;
-        for _ in 0..BLOCKING_LOOKS_MAX {
-            let mut state = self.lock();
-            if state.reserve(bytes) {
-                self.settle(state);
-                return Ok(Reservation::granted(self.clone(), bytes));
-            }
-            let excess = excess_over(&state.ledger, limit_bytes - bytes);
-            let victims = state.take_victims(excess);
-            drop(state);
-            if !victims.is_empty() {
-                self.unlink(victims);
-                continue;
+        for look in 0..BLOCKING_LOOKS_MAX {
+            if let Some(reservation) = self.reserve_freeing(bytes, look < BLOCKING_PATIENT_LOOKS) {
+                return Ok(reservation);
             }
             fruitless_looks = if self.can_free(bytes) { 0 } else { fruitless_looks + 1 };
             if fruitless_looks > FRUITLESS_LOOKS_MAX {
@@ -149,9 +147,29 @@ impl Space {
         Err(no_space(bytes, limit_bytes))
     }
 
+    /// Reserves `bytes`, freeing what was used longest ago as long as there is any. Blocks.
+    ///
+    /// Who `is_patient` leaves alone what was used later than what was told to go.
+    fn reserve_freeing(self: &Arc<Self>, bytes: u64, is_patient: bool) -> Option<Reservation> {
+        loop {
+            let idle_since = self.idle_since();
+            let mut state = self.lock();
+            if state.reserve(bytes) {
+                self.settle(state);
+                return Some(Reservation::granted(self.clone(), bytes));
+            }
+            let goal_bytes = state.ledger.limit_bytes() - bytes;
+            let excess = excess_over(&state.ledger, goal_bytes);
+            let held = if is_patient { 0 } else { held_over(&state.ledger, goal_bytes) };
+            let next = state.take_next(held, None).or_else(|| state.take_next(excess, idle_since))?;
+            drop(state);
+            self.dismiss(next);
+        }
+    }
+
     /// Whether anything is under way that could free space, asking those who can give back references.
     fn can_free(self: &Arc<Self>, bytes: u64) -> bool {
-        let is_relieved = self.relieve(bytes);
+        let is_relieved = self.relieve(bytes) || self.idle_since().is_some();
         let state = self.lock();
         let is_hopeful = is_relieved || !state.is_hopeless();
         self.settle(state);
@@ -193,7 +211,8 @@ impl State {
 
     /// Whether nothing is under way that could free space.
     fn is_hopeless(&self) -> bool {
-        !self.ledger.has_victim() && self.ledger.victims_bytes() == 0 && self.reserved_bytes == 0
+        let leaving_bytes = self.ledger.victims_bytes() + self.ledger.leaving_bytes();
+        !self.ledger.has_victim() && leaving_bytes == 0 && self.reserved_bytes == 0
     }
 }
 

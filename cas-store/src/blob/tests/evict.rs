@@ -186,31 +186,52 @@ async fn nobody_waits_for_space_forever() {
     store.charge(4 * BLOB_BYTES).await.unwrap();
 }
 
-/// Things that nobody uses, each with references; given back one at a time, and later.
+/// Things that nobody uses, the oldest last, each with references.
 #[derive(Default)]
 struct Idle {
-    pins: Mutex<Vec<BlobPins>>,
-    asked: Mutex<u64>,
+    kept: Mutex<Vec<(Moment, BlobPins)>>,
+    given_up: Mutex<Vec<BlobPins>>,
+    /// Whether what is given up goes at once (and on another thread), or stays where it is.
+    is_slow: bool,
 }
 
-impl PressureRelief for Arc<Idle> {
-    fn relieve(&self, _bytes: u64) -> bool {
-        *self.asked.lock() += 1;
-        let given = self.pins.lock().pop();
-        let is_begun = given.is_some();
-        std::thread::spawn(move || drop(given));
-        is_begun
+impl Idle {
+    /// Keeps the blobs of `seeds`, each used one after the other, just now.
+    fn hold(&self, store: &Arc<BlobStore>, seeds: impl IntoIterator<Item = u64>) {
+        for seed in seeds {
+            let pins = store.pin_all(&[sha(&noise(8000, seed))]).unwrap();
+            assert!(store.find_missing(&[sha(&noise(8000, seed))]).is_empty());
+            self.kept.lock().insert(0, (store.moment(), pins));
+        }
+    }
+
+    fn kept(&self) -> usize {
+        self.kept.lock().len()
     }
 }
 
-fn hold_everything(fixture: &Fixture, seeds: std::ops::Range<u64>) -> (Arc<Idle>, Arc<dyn PressureRelief>) {
-    let idle = Arc::new(Idle::default());
-    for seed in seeds {
-        idle.pins.lock().push(fixture.store().pin_all(&[sha(&noise(8000, seed))]).unwrap());
+impl IdleHolder for Idle {
+    fn idle_since(&self) -> Option<Moment> {
+        self.kept.lock().last().map(|(since, _)| *since)
     }
-    let relief: Arc<dyn PressureRelief> = Arc::new(idle.clone());
-    fixture.store().on_pressure(Arc::downgrade(&relief));
-    (idle, relief)
+
+    fn give_up(&self, moment: Moment) {
+        let oldest = self.kept.lock().pop_if(|(since, _)| *since <= moment);
+        let Some((since, pins)) = oldest else { return };
+        pins.leave(since);
+        if self.is_slow {
+            self.given_up.lock().push(pins);
+        } else {
+            std::thread::spawn(move || drop(pins));
+        }
+    }
+}
+
+fn idle_in(store: &Arc<BlobStore>, is_slow: bool) -> Arc<Idle> {
+    let idle = Arc::new(Idle { is_slow, ..Idle::default() });
+    let weak: Weak<Idle> = Arc::downgrade(&idle);
+    store.on_idle(weak);
+    idle
 }
 
 // Idle trees hold references on all blobs: a writer that finds no victim gets theirs, as many as it takes.
@@ -218,16 +239,112 @@ fn hold_everything(fixture: &Fixture, seeds: std::ops::Range<u64>) -> (Arc<Idle>
 async fn idle_holders_are_asked_before_a_writer_is_refused() {
     let fixture = Fixture::with_limit(8 * BLOB_BYTES);
     let store = fixture.store();
+    let idle = idle_in(&store, false);
     for seed in 0..8 {
         drop(put(&store, seed).await.unwrap());
     }
     fixture.settle();
-    let held: Vec<_> = (0..8).filter(|&seed| store.pin(&sha(&noise(8000, seed))).is_some()).collect();
-    let (idle, _relief) = hold_everything(&fixture, held[0]..8);
+    idle.hold(&store, (0..8).filter(|&seed| store.pin(&sha(&noise(8000, seed))).is_some()));
+    let held = idle.kept();
     let large = noise(40_000, 99);
     drop(store.put(sha(&large), large).await.unwrap());
-    assert!(*idle.asked.lock() > 0);
-    idle.pins.lock().clear();
+    assert!(idle.kept() < held);
+    idle.kept.lock().clear();
+    fixture.settle();
+}
+
+// One order for both: a blob that was used before something idle goes first, and one that was used later stays.
+#[tokio::test]
+async fn what_is_idle_goes_in_its_turn() {
+    let fixture = Fixture::with_limit(64 * BLOB_BYTES);
+    let store = fixture.store();
+    let idle = idle_in(&store, false);
+    let digests = |seeds: std::ops::Range<u64>| seeds.map(|seed| sha(&noise(8000, seed))).collect::<Vec<_>>();
+    for seed in 0..50 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    idle.hold(&store, 0..20);
+    assert!(store.find_missing(&digests(40..50)).is_empty(), "used after what is idle");
+    for seed in 100..125 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    fixture.settle();
+    assert_eq!(idle.kept(), 20, "blobs were older");
+    for seed in 200..220 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    fixture.settle();
+    assert!(idle.kept() < 20);
+    assert!(store.find_missing(&digests(40..50)).is_empty());
+    assert!(store.find_missing(&digests(100..125)).is_empty());
+    // Those that went were the oldest, and what they held went with them.
+    let kept = idle.kept() as u64;
+    assert!(store.find_missing(&digests(20 - kept..20)).is_empty());
+    assert!(!store.find_missing(&digests(0..20 - kept)).is_empty());
+    idle.kept.lock().clear();
+    fixture.settle();
+}
+
+// Something idle that shares what it holds with others frees nothing: more has to go, but no more than that.
+#[tokio::test]
+async fn no_more_goes_than_is_short() {
+    let fixture = Fixture::with_limit(64 * BLOB_BYTES);
+    let store = fixture.store();
+    let idle = idle_in(&store, true);
+    for seed in 0..60 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    let shared = store.pin_all(&[sha(&noise(8000, 0)), sha(&noise(8000, 1))]).unwrap();
+    idle.hold(&store, 0..60);
+    for seed in 100..103 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    fixture.settle();
+    // With 63 there, three have to go until twice a 32nd is free; and the two that free nothing.
+    assert_eq!(60 - idle.kept(), 3 + 2);
+    drop(shared);
+    idle.kept.lock().clear();
+    idle.given_up.lock().clear();
+    fixture.settle();
+}
+
+// What was told to go may take its time. Who waits for it gets the space of victims that were used later in the end.
+#[tokio::test]
+async fn nobody_waits_for_what_is_leaving_while_there_are_victims() {
+    let clock = Arc::new(ManualClock::default());
+    let environment = Environment { clock: clock.clone(), ..environment() };
+    let fixture = Fixture::with_environment(8 * BLOB_BYTES, environment);
+    let store = fixture.store();
+    let idle = idle_in(&store, true);
+    drop(put(&store, 0).await.unwrap());
+    idle.hold(&store, [0]);
+    for seed in 1..8 {
+        drop(put(&store, seed).await.unwrap());
+    }
+    let mut waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.charge(BLOB_BYTES).await }
+    });
+    let charge = loop {
+        tokio::select! {
+            charge = &mut waiting => break charge.unwrap().unwrap(),
+            () = clock.wake_sleepers() => {}
+        }
+    };
+    assert_eq!((idle.kept(), idle.given_up.lock().len()), (0, 1), "it was asked first");
+    let work = Arc::new(OsDir::open(&fixture.work()).unwrap());
+    std::fs::write(fixture.work().join("output"), noise(8000, 99)).unwrap();
+    let adopt = {
+        let store = store.clone();
+        move || store.adopt(DigestFunction::Sha256, &*work, "output".as_ref()).map(|(_, how)| how)
+    };
+    assert_eq!(
+        fixture.environment.io.run(adopt).await.unwrap(),
+        Adopted::Moved,
+        "nor does a thread of the pool"
+    );
+    drop(charge);
+    idle.given_up.lock().clear();
     fixture.settle();
 }
 
