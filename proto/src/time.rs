@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::protobuf;
+use crate::{protobuf, reapi};
 
 /// The longest span that a `google.protobuf.Duration` may say, in seconds: about 10,000 years.
 const DURATION_SECONDS_MAX: u64 = 315_576_000_000;
@@ -53,6 +53,38 @@ fn whole_seconds(duration: Duration) -> i64 {
 
 fn nanos(duration: Duration) -> i32 {
     i32::try_from(duration.subsec_nanos()).expect("below a billion")
+}
+
+/// The times of an action's phases, by the names of their fields, in the order of its life.
+pub fn of_phases(
+    metadata: &reapi::ExecutedActionMetadata,
+) -> [(&'static str, Option<&protobuf::Timestamp>); 9] {
+    [
+        ("queued_timestamp", metadata.queued_timestamp.as_ref()),
+        ("worker_start_timestamp", metadata.worker_start_timestamp.as_ref()),
+        ("input_fetch_start_timestamp", metadata.input_fetch_start_timestamp.as_ref()),
+        ("input_fetch_completed_timestamp", metadata.input_fetch_completed_timestamp.as_ref()),
+        ("execution_start_timestamp", metadata.execution_start_timestamp.as_ref()),
+        ("execution_completed_timestamp", metadata.execution_completed_timestamp.as_ref()),
+        ("output_upload_start_timestamp", metadata.output_upload_start_timestamp.as_ref()),
+        ("output_upload_completed_timestamp", metadata.output_upload_completed_timestamp.as_ref()),
+        ("worker_completed_timestamp", metadata.worker_completed_timestamp.as_ref()),
+    ]
+}
+
+/// The same, to be changed.
+pub fn of_phases_mut(metadata: &mut reapi::ExecutedActionMetadata) -> [&mut Option<protobuf::Timestamp>; 9] {
+    [
+        &mut metadata.queued_timestamp,
+        &mut metadata.worker_start_timestamp,
+        &mut metadata.input_fetch_start_timestamp,
+        &mut metadata.input_fetch_completed_timestamp,
+        &mut metadata.execution_start_timestamp,
+        &mut metadata.execution_completed_timestamp,
+        &mut metadata.output_upload_start_timestamp,
+        &mut metadata.output_upload_completed_timestamp,
+        &mut metadata.worker_completed_timestamp,
+    ]
 }
 
 #[cfg(test)]

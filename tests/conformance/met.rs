@@ -27,18 +27,7 @@ const NAMES: [&str; 9] = [
 ];
 
 fn times(metadata: &ExecutedActionMetadata) -> [Option<(i64, i32)>; 9] {
-    [
-        &metadata.queued_timestamp,
-        &metadata.worker_start_timestamp,
-        &metadata.input_fetch_start_timestamp,
-        &metadata.input_fetch_completed_timestamp,
-        &metadata.execution_start_timestamp,
-        &metadata.execution_completed_timestamp,
-        &metadata.output_upload_start_timestamp,
-        &metadata.output_upload_completed_timestamp,
-        &metadata.worker_completed_timestamp,
-    ]
-    .map(|stamp| stamp.as_ref().map(|protobuf::Timestamp { seconds, nanos }| (*seconds, *nanos)))
+    time::of_phases(metadata).map(|(_, stamp)| stamp.map(|stamp| (stamp.seconds, stamp.nanos)))
 }
 
 /// The names of the times that are set, which must be in order.

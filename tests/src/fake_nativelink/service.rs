@@ -11,7 +11,7 @@ use longshore_proto::nativelink::worker_api_server::WorkerApi;
 use longshore_proto::nativelink::{
     ConnectWorkerRequest, ConnectionResult, ExecuteResult, UpdateForScheduler, UpdateForWorker,
 };
-use longshore_proto::reapi;
+use longshore_proto::{reapi, time};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -158,18 +158,8 @@ impl Inner {
 fn lacking(response: &reapi::ExecuteResponse) -> Option<&'static str> {
     let Some(result) = &response.result else { return Some("result") };
     let Some(metadata) = &result.execution_metadata else { return Some("execution_metadata") };
-    let needed = [
-        (result.stdout_digest.is_some(), "stdout_digest"),
-        (result.stderr_digest.is_some(), "stderr_digest"),
-        (metadata.queued_timestamp.is_some(), "queued_timestamp"),
-        (metadata.worker_start_timestamp.is_some(), "worker_start_timestamp"),
-        (metadata.worker_completed_timestamp.is_some(), "worker_completed_timestamp"),
-        (metadata.input_fetch_start_timestamp.is_some(), "input_fetch_start_timestamp"),
-        (metadata.input_fetch_completed_timestamp.is_some(), "input_fetch_completed_timestamp"),
-        (metadata.execution_start_timestamp.is_some(), "execution_start_timestamp"),
-        (metadata.execution_completed_timestamp.is_some(), "execution_completed_timestamp"),
-        (metadata.output_upload_start_timestamp.is_some(), "output_upload_start_timestamp"),
-        (metadata.output_upload_completed_timestamp.is_some(), "output_upload_completed_timestamp"),
-    ];
-    needed.into_iter().find(|(is_there, _)| !is_there).map(|(_, name)| name)
+    let digests = [("stdout_digest", &result.stdout_digest), ("stderr_digest", &result.stderr_digest)];
+    let digests = digests.map(|(name, digest)| (name, digest.is_some()));
+    let times = time::of_phases(metadata).map(|(name, time)| (name, time.is_some()));
+    digests.into_iter().chain(times).find(|(_, is_there)| !is_there).map(|(name, _)| name)
 }

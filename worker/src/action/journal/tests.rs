@@ -59,18 +59,7 @@ fn outcome(started: u64, completed: u64) -> RunOutcome {
 }
 
 fn seconds(metadata: &reapi::ExecutedActionMetadata) -> [Option<i64>; 9] {
-    [
-        &metadata.queued_timestamp,
-        &metadata.worker_start_timestamp,
-        &metadata.input_fetch_start_timestamp,
-        &metadata.input_fetch_completed_timestamp,
-        &metadata.execution_start_timestamp,
-        &metadata.execution_completed_timestamp,
-        &metadata.output_upload_start_timestamp,
-        &metadata.output_upload_completed_timestamp,
-        &metadata.worker_completed_timestamp,
-    ]
-    .map(|timestamp| timestamp.as_ref().map(|timestamp| timestamp.seconds))
+    time::of_phases(metadata).map(|(_, time)| time.map(|time| time.seconds))
 }
 
 fn whole_life(queued: u64, clock: &[u64], outcome: &RunOutcome) -> [i64; 9] {

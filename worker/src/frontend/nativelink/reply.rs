@@ -130,18 +130,7 @@ fn fill(result: &mut reapi::ActionResult, function: DigestFunction) {
 /// Gives each phase that was not reached the nearest earlier time.
 fn fill_times(metadata: &mut reapi::ExecutedActionMetadata) {
     let mut latest = protobuf::Timestamp::default();
-    let times = [
-        &mut metadata.queued_timestamp,
-        &mut metadata.worker_start_timestamp,
-        &mut metadata.input_fetch_start_timestamp,
-        &mut metadata.input_fetch_completed_timestamp,
-        &mut metadata.execution_start_timestamp,
-        &mut metadata.execution_completed_timestamp,
-        &mut metadata.output_upload_start_timestamp,
-        &mut metadata.output_upload_completed_timestamp,
-        &mut metadata.worker_completed_timestamp,
-    ];
-    for time in times {
+    for time in time::of_phases_mut(metadata) {
         latest = *time.get_or_insert(latest);
     }
 }

@@ -33,18 +33,7 @@ fn passed_on(reply: Reply) -> reapi::ExecuteResponse {
 
 fn times(response: &reapi::ExecuteResponse) -> Vec<Option<i64>> {
     let metadata = response.result.as_ref().unwrap().execution_metadata.as_ref().unwrap();
-    let times = [
-        &metadata.queued_timestamp,
-        &metadata.worker_start_timestamp,
-        &metadata.input_fetch_start_timestamp,
-        &metadata.input_fetch_completed_timestamp,
-        &metadata.execution_start_timestamp,
-        &metadata.execution_completed_timestamp,
-        &metadata.output_upload_start_timestamp,
-        &metadata.output_upload_completed_timestamp,
-        &metadata.worker_completed_timestamp,
-    ];
-    times.map(|time| time.as_ref().map(|time| time.seconds)).to_vec()
+    time::of_phases(metadata).map(|(_, time)| time.map(|time| time.seconds)).to_vec()
 }
 
 // With one of them missing the operation hangs.
