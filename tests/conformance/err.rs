@@ -13,7 +13,7 @@ use longshore_tests::client::Client;
 use longshore_tests::longshore::{Launch, Longshore, new_home};
 use longshore_tests::process::{fifo, foreign_descendants};
 use longshore_tests::tree::InputTree;
-use longshore_worker::frontend::embedded::PanicLayer;
+use longshore_worker::frontend::embedded::{AroundLayer, CatchPanics};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::codegen::{Service as _, http};
@@ -565,7 +565,7 @@ async fn err_17() -> Result<()> {
     let uri = format!("http://{}", listener.local_addr()?);
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder()
-        .layer(PanicLayer)
+        .layer(AroundLayer(CatchPanics))
         .add_service(CapabilitiesServer::new(Broken))
         .serve_with_incoming(incoming);
     let server = tokio::spawn(server);

@@ -4,63 +4,35 @@
 //! decoded says nothing. A call that has not answered when its deadline passes is dropped, which stops its work; a
 //! stream that is already open is ended by its client.
 
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use longshore_proto::{Message as _, reapi};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::http;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
-use tower::Layer;
 use tracing::{Instrument as _, Span};
+
+use super::around::{Answer, Around, Services};
 
 const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 const TRACE_HEADER: &str = "traceparent";
 
-/// Puts [`Calls`] around the services.
+/// What every call goes through.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CallLayer;
+pub(super) struct Calls;
 
-impl<S> Layer<S> for CallLayer {
-    type Service = Calls<S>;
-
-    fn layer(&self, services: S) -> Calls<S> {
-        Calls { services }
-    }
-}
-
-/// The services, behind what every call goes through.
-#[derive(Clone, Debug)]
-pub(super) struct Calls<S> {
-    services: S,
-}
-
-impl<S> Service<http::Request<Body>> for Calls<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.services.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+impl Around for Calls {
+    fn call<S: Services>(&self, services: &mut S, mut request: http::Request<Body>) -> Answer<S> {
         let metadata = request_metadata(request.headers());
         let span = span(&request, &metadata);
         request.extensions_mut().insert(metadata);
         let timeout = request.headers().get(TIMEOUT_HEADER);
         let timeout = timeout.and_then(|text| parse_timeout(text.to_str().ok()?));
         // In the span too, for what services do before they wait.
-        let call = span.in_scope(|| self.services.call(request));
+        let call = span.in_scope(|| services.call(request));
         let Some(timeout) = timeout else { return call.instrument(span).boxed() };
         let call = tokio::time::timeout(timeout, call);
         let answer = async move { call.await.unwrap_or_else(|_| Ok(expired().into_http())) };

@@ -5,6 +5,7 @@
 //! anew.
 
 mod action_cache;
+mod around;
 mod batch;
 mod bytestream;
 mod calls;
@@ -41,7 +42,8 @@ use tonic::Request;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-pub use panics::{CatchPanics, PanicLayer};
+pub use around::{Answer, Around, AroundLayer, Services, Surrounded};
+pub use panics::CatchPanics;
 pub use resource_name::{Form, ResourceName, parse_read, parse_write};
 pub use scheduler::{Scheduler, SchedulerStats};
 pub use server::{Endpoint, ListenError, Listener, Transfers};

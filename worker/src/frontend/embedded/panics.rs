@@ -4,51 +4,23 @@
 //! in the pump.
 
 use std::panic::AssertUnwindSafe;
-use std::task::{Context, Poll};
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
-use tower::Layer;
+use tonic::codegen::http;
+
+use super::around::{Answer, Around, Services};
 
 /// Makes a panic in a call to the services the status of that call.
 #[derive(Clone, Copy, Debug)]
-pub struct PanicLayer;
+pub struct CatchPanics;
 
-impl<S> Layer<S> for PanicLayer {
-    type Service = CatchPanics<S>;
-
-    fn layer(&self, services: S) -> CatchPanics<S> {
-        CatchPanics { services }
-    }
-}
-
-/// The services behind a [`PanicLayer`].
-#[derive(Clone, Debug)]
-pub struct CatchPanics<S> {
-    services: S,
-}
-
-impl<S> Service<http::Request<Body>> for CatchPanics<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.services.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+impl Around for CatchPanics {
+    fn call<S: Services>(&self, services: &mut S, request: http::Request<Body>) -> Answer<S> {
         // Safe to go on with: no lock is poisoned, and what a call leaves behind undoes itself when dropped.
-        let services = AssertUnwindSafe(|| self.services.call(request));
-        match std::panic::catch_unwind(services) {
+        let call = AssertUnwindSafe(|| services.call(request));
+        match std::panic::catch_unwind(call) {
             Ok(call) => AssertUnwindSafe(call)
                 .catch_unwind()
                 .map(|ended| ended.unwrap_or_else(|_| Ok(broken())))

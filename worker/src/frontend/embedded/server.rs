@@ -22,8 +22,9 @@ use tonic_health::server::HealthService;
 
 use super::Embedded;
 use super::action_cache::ActionCacheService;
+use super::around::AroundLayer;
 use super::bytestream::ByteStreamService;
-use super::calls::CallLayer;
+use super::calls::Calls;
 use super::capabilities::CapabilitiesService;
 use super::cas::CasService;
 use super::connections::incoming;
@@ -32,8 +33,8 @@ use super::limits::{
     CONNECTION_WINDOW_BYTES, DECODE_BYTES_MAX, HEADER_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     PENDING_RESETS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
-use super::panics::PanicLayer;
-use super::share::ShareLayer;
+use super::panics::CatchPanics;
+use super::share::Shares;
 
 /// Where to listen: `ADDR:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,9 +165,9 @@ impl Embedded {
         stop: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let mut server = Server::builder()
-            .layer(CallLayer)
-            .layer(ShareLayer)
-            .layer(PanicLayer)
+            .layer(AroundLayer(Calls))
+            .layer(AroundLayer(Shares))
+            .layer(AroundLayer(CatchPanics))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX)

@@ -16,17 +16,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
-use tower::Layer;
+use tonic::codegen::http;
 
 use self::answers::Answers;
 use self::messages::{Held, Messages};
+use super::around::{Answer, Around, Services};
 use super::limits::{
     ANSWER_BYTES_A_CONNECTION, CHUNK_ANSWER_BYTES, MESSAGE_BYTES_MAX, RECEIVED_BYTES_A_CONNECTION,
     ROOM_TIME_MAX, STATE_BYTES_A_CONNECTION, WATCHES_MADE_A_CONNECTION,
@@ -152,45 +151,18 @@ impl Room {
     }
 }
 
-/// Puts [`Shares`] around the services.
+/// Holds no more for a connection than its share.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ShareLayer;
+pub(super) struct Shares;
 
-impl<S> Layer<S> for ShareLayer {
-    type Service = Shares<S>;
-
-    fn layer(&self, services: S) -> Shares<S> {
-        Shares { services }
-    }
-}
-
-/// The services, which hold no more for a connection than its share.
-#[derive(Clone, Debug)]
-pub(super) struct Shares<S> {
-    services: S,
-}
-
-impl<S> Service<http::Request<Body>> for Shares<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.services.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+impl Around for Shares {
+    fn call<S: Services>(&self, services: &mut S, request: http::Request<Body>) -> Answer<S> {
         let share: Share = request.extensions().get().cloned().unwrap_or_default();
         let open_call = share.call();
         let kind = Kind::of(request.uri().path());
         let held = Held::default();
         let messages = |body| Body::new(Messages::new(body, &share.received, held.clone(), kind.is_upload));
-        let call = self.services.call(request.map(messages));
+        let call = services.call(request.map(messages));
         async move {
             let room = if kind.is_upload {
                 None
