@@ -523,7 +523,7 @@ async fn act_19() -> Result<()> {
     ran.failed_with(Code::FailedPrecondition, &["Command.platform", "OSFamily", "macos"])
 }
 
-/// `OSFamily` and `ISA` are understood: one family, and every instruction set that is named.
+/// `OSFamily` and `ISA` are understood: one family, and every instruction set that is named, unless `--any-platform`.
 #[tokio::test]
 async fn act_20() -> Result<()> {
     let (own, other) =
@@ -550,5 +550,8 @@ async fn act_20() -> Result<()> {
     }
     // Names are case-sensitive: this is another one.
     run(&on(Some(platform(&[("osfamily", "plan9")])), None)).await?.result().await?;
+    let (_longshore, client) = launch(&["--any-platform"]).await?;
+    let elsewhere = on(Some(platform(&[("ISA", other), ("OSFamily", "windows")])), None);
+    run_by(&client, &elsewhere).await?.result().await?;
     Ok(())
 }

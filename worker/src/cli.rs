@@ -92,6 +92,11 @@ pub struct StandaloneArgs {
     #[command(flatten)]
     pub machine: MachineOptions,
 
+    /// Run actions whatever `OSFamily` and `ISA` their platform asks for, as Bazel's reference worker does [default: those
+    /// that ask for another machine than this are refused].
+    #[arg(long, env = "LONGSHORE_ANY_PLATFORM", value_parser = BoolishValueParser::new())]
+    pub any_platform: bool,
+
     /// Allow an address in --listen that other machines can reach. There is no authentication: ANYONE WHO REACHES
     /// THE PORT RUNS COMMANDS on this machine and can read and write its cache.
     #[arg(long, env = "LONGSHORE_ALLOW_REMOTE_CLIENTS", value_parser = BoolishValueParser::new())]

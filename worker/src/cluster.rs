@@ -135,7 +135,13 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         let remote = Arc::new(remotes.of(scheduler));
         let results = writes_results(scheduler.kind).then(|| remote.clone() as Arc<dyn ResultSink>);
         let prefetcher = Prefetcher::new(&remote, machine.trees.clone(), SpeculationLimits::default());
-        let ends = Ends { source: remote.clone(), sink: remote, results, prefetcher: Some(prefetcher) };
+        let ends = Ends {
+            source: remote.clone(),
+            sink: remote,
+            results,
+            prefetcher: Some(prefetcher),
+            any_platform: true,
+        };
         let runner = machine.runner(&name, ends);
         let source = open_source(scheduler.kind, options);
         sources.push(source.clone());

@@ -103,6 +103,8 @@ pub(crate) struct Ends {
     pub(crate) results: Option<Arc<dyn ResultSink>>,
     /// What fetches inputs ahead, if they come from elsewhere.
     pub(crate) prefetcher: Option<Prefetcher>,
+    /// Whether actions run whatever `OSFamily` and `ISA` they ask for: elsewhere, a scheduler chooses the machine.
+    pub(crate) any_platform: bool,
 }
 
 impl Machine {
@@ -152,7 +154,7 @@ impl Machine {
 
     /// What runs actions between those ends.
     pub(crate) fn runner(&self, name: &str, ends: Ends) -> Arc<ActionRunner> {
-        let Ends { source, sink, results, prefetcher } = ends;
+        let Ends { source, sink, results, prefetcher, any_platform } = ends;
         Arc::new(ActionRunner {
             store: self.store.clone(),
             source,
@@ -164,7 +166,7 @@ impl Machine {
             prefetcher,
             io: self.environment.io.clone(),
             clock: self.environment.clock.clone(),
-            options: action_options(&self.options, name),
+            options: action_options(&self.options, name, any_platform),
         })
     }
 
@@ -201,7 +203,7 @@ impl Machine {
     }
 }
 
-fn action_options(options: &MachineOptions, name: &str) -> ActionOptions {
+fn action_options(options: &MachineOptions, name: &str, any_platform: bool) -> ActionOptions {
     ActionOptions {
         worker: name.to_owned(),
         // The shorter one where both are set.
@@ -212,6 +214,7 @@ fn action_options(options: &MachineOptions, name: &str) -> ActionOptions {
             .map(|t| t.0),
         timeout_max: options.max_timeout.map(|time| time.0),
         platform_variable: options.platform_variable.clone().map(|variable| variable.0),
+        any_platform,
         log_bytes_max: Some(options.log_bytes_max()),
     }
 }

@@ -26,6 +26,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// What has to be done while the process has one thread.
 pub struct Prepared {
     listen: Endpoint,
+    any_platform: bool,
     claimed: Claimed,
 }
 
@@ -38,19 +39,19 @@ impl Prepared {
 
 /// Claims the root, decides who actions run as, and starts the helper process.
 pub fn prepare(args: StandaloneArgs) -> anyhow::Result<Prepared> {
-    let StandaloneArgs { listen, machine, allow_remote_clients } = args;
+    let StandaloneArgs { listen, machine, any_platform, allow_remote_clients } = args;
     if !listen.is_local() && !allow_remote_clients {
         bail!(
             "{listen} can be reached by other machines, and there is no authentication: anyone who reaches the port \
              runs commands here. If that is what you want, say --allow-remote-clients"
         );
     }
-    Ok(Prepared { listen, claimed: Claimed::claim(machine)? })
+    Ok(Prepared { listen, any_platform, claimed: Claimed::claim(machine)? })
 }
 
 /// Runs until a signal stops it.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
-    let Prepared { listen, claimed } = prepared;
+    let Prepared { listen, any_platform, claimed } = prepared;
     let machine = Machine::open(claimed, |_, _| Ok(NoSource)).await?;
     let listener = Listener::bind(listen).await?;
     let endpoint = listener.endpoint().clone();
@@ -64,8 +65,13 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let embedded = Arc::new(Embedded::new(machine.store.clone(), records, environment.clone()));
     let scheduler = embedded.scheduler().clone();
     let name = machine.options.name.clone().unwrap_or_else(host_name);
-    let ends =
-        Ends { source: Arc::new(NoSource), sink: Arc::new(LocalSink), results: None, prefetcher: None };
+    let ends = Ends {
+        source: Arc::new(NoSource),
+        sink: Arc::new(LocalSink),
+        results: None,
+        prefetcher: None,
+        any_platform,
+    };
     let worker = machine.runner(&name, ends);
     let status_line = StatusLine::start(status(scheduler.clone(), &machine));
 

@@ -283,6 +283,21 @@ async fn rwb_03() -> Result<()> {
     worker.prints(&["WARN", "11 properties"]).await
 }
 
+// The scheduler has matched platforms by its own rules; names and values mean what its operator says.
+#[tokio::test]
+async fn an_action_runs_wherever_its_scheduler_sends_it() -> Result<()> {
+    let cluster = Cluster::start(Handshake::Given).await?;
+    let mut action = TestAction::shell("true");
+    let property =
+        |name: &str, value: &str| reapi::platform::Property { name: name.into(), value: value.into() };
+    let properties = vec![property("ISA", "any"), property("OSFamily", "bookworm")];
+    action.platform = Some(reapi::Platform { properties });
+    cluster.submit("a", &action);
+    let lease = cluster.server.finished("a").await;
+    assert_eq!((code(&lease), exit_code(&lease)?), (Code::Ok, 0), "{}", cluster.worker.output());
+    Ok(())
+}
+
 // What is in deploy/ can be used.
 #[test]
 fn the_example_is_a_configuration() -> Result<()> {

@@ -40,6 +40,8 @@ pub struct ActionOptions {
     pub timeout_max: Option<Duration>,
     /// The name of the variable that tells a command its platform; nothing for none.
     pub platform_variable: Option<String>,
+    /// Whether actions run whatever `OSFamily` and `ISA` they ask for.
+    pub any_platform: bool,
     /// The most bytes of stdout and of stderr that are kept, each; nothing for no bound.
     pub log_bytes_max: Option<u64>,
 }
