@@ -1,5 +1,6 @@
 //! The standalone mode from the outside: the real binary, over gRPC.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -66,6 +67,31 @@ async fn an_action_runs_on_its_inputs() -> Result<()> {
     assert!(!metadata.worker.is_empty());
     assert!(metadata.execution_start_timestamp.is_some() && metadata.worker_completed_timestamp.is_some());
     Ok(())
+}
+
+// What vanishes of a cached tree, by an operator's hand or a disk's repair, costs no action.
+#[tokio::test]
+async fn a_damaged_tree_is_built_anew() -> Result<()> {
+    let longshore = Longshore::start().await?;
+    let client = longshore.client().await?;
+    let inputs = InputTree::new().file("in/data.txt", "some data");
+    let run = async |number: u32| {
+        let script = format!("cat in/data.txt; exit {number}");
+        let response = client.run(&TestAction::shell(&script).inputs(inputs.clone())).await?;
+        let exit_code = i32::try_from(number)?;
+        assert_eq!(client.stdout(result_of(&response, exit_code)?).await?, "some data");
+        anyhow::Ok(())
+    };
+    let tree = || -> Result<PathBuf> {
+        let mut trees = std::fs::read_dir(longshore.root().join("trees"))?;
+        let tree = trees.find_map(|tree| tree.ok().filter(|tree| tree.path().join("in/data.txt").exists()));
+        Ok(tree.context("there is no tree")?.path())
+    };
+    run(0).await?;
+    std::fs::remove_file(tree()?.join("in/data.txt"))?;
+    run(1).await?;
+    std::fs::remove_dir_all(tree()?)?;
+    run(2).await
 }
 
 // The environment is exactly what the Command says: nothing of the server's leaks into it.

@@ -271,7 +271,7 @@ impl From<MaterializeError> for Failure {
         match error {
             MaterializeError::Parent { .. } => Self::invalid(error.to_string()),
             MaterializeError::Store(error) => Self::of_store("the input root", &error),
-            MaterializeError::Path(error) => error.into(),
+            MaterializeError::Path(error) | MaterializeError::Damaged(error) => error.into(),
         }
     }
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::construct::Construction;
 use super::flight::{Boarding, Flights, Seat};
-use super::index::{IdleLimits, Index, Victim};
+use super::index::{IdleLimits, Index, Number, Victim};
 use super::load::Loader;
 use super::site::{Entry, Grounds};
 use super::{DirectoryCacheStats, TreeError, TreePin};
@@ -52,18 +52,26 @@ pub(super) struct Counts {
 /// Keeps an entry from eviction; the last clone of a [`TreePin`] drops it.
 pub(super) struct Pinned {
     pub(super) entry: Arc<Entry>,
+    number: Number,
     shared: Arc<Shared>,
+}
+
+impl Pinned {
+    /// Forgets the entry, if it was not forgotten before.
+    pub(super) fn lose(&self) {
+        self.shared.state.lock().index.lose(&self.entry.tree.digest, self.number);
+    }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         let now = self.shared.loader.store.moment();
-        let victims = {
+        let (lost, excess) = {
             let mut state = self.shared.state.lock();
-            state.index.unpin(&self.entry.tree.digest, now);
-            state.index.take_excess(self.shared.limits)
+            let lost = state.index.unpin(&self.entry.tree.digest, self.number, now);
+            (lost, state.index.take_excess(self.shared.limits))
         };
-        self.shared.retire(victims);
+        self.shared.retire(lost.into_iter().chain(excess));
     }
 }
 
@@ -134,8 +142,8 @@ impl Shared {
     fn board(self: &Arc<Self>, root: Digest) -> Next {
         let boarding = {
             let mut state = self.state.lock();
-            if let Some(entry) = state.index.pin(&root) {
-                let pin = self.pin(entry.clone());
+            if let Some((entry, number)) = state.index.pin(&root) {
+                let pin = self.pin(entry.clone(), number);
                 drop(state);
                 self.counts.hits.fetch_add(1, Ordering::Relaxed);
                 return Next::Use(pin);
@@ -178,14 +186,14 @@ impl Shared {
     /// Adds a new entry to the index, pinned.
     pub(super) fn admit(self: &Arc<Self>, entry: Entry) -> TreePin {
         let entry = Arc::new(entry);
-        let totals = &entry.tree.totals;
-        self.state.lock().index.insert_pinned(entry.tree.digest, totals.size_bytes, entry.clone());
-        self.pin(entry)
+        let (digest, size_bytes) = (entry.tree.digest, entry.tree.totals.size_bytes);
+        let number = self.state.lock().index.insert_pinned(digest, size_bytes, entry.clone());
+        self.pin(entry, number)
     }
 
     /// Wraps a pin that was counted already.
-    fn pin(self: &Arc<Self>, entry: Arc<Entry>) -> TreePin {
-        TreePin { pinned: Arc::new(Pinned { entry, shared: self.clone() }) }
+    fn pin(self: &Arc<Self>, entry: Arc<Entry>, number: Number) -> TreePin {
+        TreePin { pinned: Arc::new(Pinned { entry, number, shared: self.clone() }) }
     }
 
     /// Deletes entries that are in the index no more, in the background.

@@ -149,6 +149,13 @@ impl TreePin {
     pub fn size_bytes(&self) -> u64 {
         self.tree().totals.size_bytes
     }
+
+    /// Forgets the tree, of which something is missing on the disk: whoever asks for it next gets another one. What is
+    /// left of this one is removed when nobody has it pinned any more.
+    pub fn lose(&self) {
+        tracing::warn!(path = %self.path().display(), "an input tree is damaged and is dropped");
+        self.pinned.lose();
+    }
 }
 
 impl DirectoryCache {

@@ -235,3 +235,31 @@ async fn idle_trees_leave_uploads_their_time() {
     }
     assert_eq!(kit.store.find_missing(&[first]), []);
 }
+
+// A tree of which something vanished is of no use to those who come; those who have it may not need what is missing.
+#[tokio::test]
+async fn a_lost_tree_is_built_anew_and_goes_with_its_last_pin() {
+    let folder = tempfile::tempdir().unwrap();
+    let kit = Kit::standalone(folder.path()).await;
+    let tree = Tree::wide("lost", 2, 3);
+    kit.upload(&tree).await;
+    let (pin, other) = (kit.cache.get(tree.root()).await.unwrap(), kit.cache.get(tree.root()).await.unwrap());
+    let path = pin.path().to_owned();
+    std::fs::remove_file(path.join("directory-1/file-2")).unwrap();
+    pin.lose();
+
+    let anew = kit.cache.get(tree.root()).await.unwrap();
+    assert_ne!(anew.path(), path);
+    Tree::assert_wide(anew.path(), "lost", 2, 3);
+    // Whoever finds out late does not lose the new one.
+    other.lose();
+    assert_eq!(kit.cache.get(tree.root()).await.unwrap().path(), anew.path());
+    drop(pin);
+    kit.reaper.settled().await;
+    assert!(path.join("directory-0/file-0").exists(), "it is still in use");
+    drop(other);
+    kit.assert_tidy().await;
+    assert!(!path.exists());
+    let stats = kit.cache.stats();
+    assert_eq!((stats.constructions, stats.entries, stats.pinned), (2, 1, 1));
+}

@@ -8,6 +8,7 @@ use super::platform;
 use super::prepared::Prepared;
 use super::runner::Context;
 use super::{ActionRunner, Assignment};
+use crate::materialize::{InputRoot, MaterializeError};
 use crate::status::Failure;
 
 pub(super) struct Assigned<'a> {
@@ -38,7 +39,7 @@ impl<'a> Assigned<'a> {
     }
 }
 
-type Made = (CheckedAction, CheckedCommand, crate::materialize::InputRoot);
+type Made = (CheckedAction, CheckedCommand, InputRoot);
 
 async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made, Failure> {
     let worker = context.worker;
@@ -70,7 +71,11 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
         (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
     };
 
-    let root = worker.materializer.materialize(tree, command.directories()).await;
+    let mut root = worker.materializer.materialize(tree, command.directories()).await;
+    if let Err(MaterializeError::Damaged(_)) = &root {
+        let tree = worker.cache.get(action.input_root).await?;
+        root = worker.materializer.materialize(tree, command.directories()).await;
+    }
     let root = root.map_err(|error| command.in_its_terms(error))?;
     Ok((action, command, root))
 }

@@ -2,7 +2,7 @@
 //!
 //! A cached tree is linked file by file into fresh directories, fork-join by directory. What an action could write
 //! through a link is not linked but copied; so are empty files, of which there are more than one inode has
-//! links.
+//! links. A tree of which something is missing is lost to its cache, so that the next attempt gets another one.
 //!
 //! Known differences from private inputs: two inputs with one digest are one inode, so that `cp a b` between them
 //! says "same file" and `rename` does nothing; and where actions run as the worker's own user, nothing but
@@ -62,6 +62,7 @@ impl HardlinkMaterializer {
         let stops = is_stopped.clone();
         // A caller that leaves does not want the rest.
         let _stop_on_drop = scopeguard::guard(stops, |stops| stops.store(true, Ordering::Relaxed));
+        let pin = tree.clone();
         let make = move || {
             let root = workspace.make(tree.clone(), charge)?;
             let planting = Planting { store: &store, owner: workspace.owner(), mtimes: Mutex::default() };
@@ -72,7 +73,11 @@ impl HardlinkMaterializer {
             planting.set_mtimes(root.dir())?;
             Ok(root)
         };
-        self.io.run(make).await
+        let root = self.io.run(make).await;
+        if let Err(MaterializeError::Damaged(_)) = &root {
+            pin.lose();
+        }
+        root
     }
 }
 
@@ -108,7 +113,7 @@ struct Place {
 impl Planting<'_> {
     fn plant(&self, tree: &TreePin, to: &OsDir, is_stopped: &AtomicBool) -> Result<(), MaterializeError> {
         // An absolute path, from an open directory: that knows the umask already.
-        let from = to.open_sub(tree.path())?;
+        let from = to.open_sub(tree.path()).map_err(in_tree)?;
         let place = Place { from, to: to.open_sub(Path::new("."))?, path: PathBuf::from(".") };
         let mode = tree.tree().mode();
         if tree.tree().properties.unix_mode.is_some() {
@@ -146,6 +151,9 @@ impl Planting<'_> {
             Err(error) if error.errno == Errno::EMLINK && file.is_shared() => {
                 Ok(self.store.link(&file.key, &place.to, name)?)
             }
+            Err(error) if error.errno == Errno::ENOENT && place.from.stat(name).is_err() => {
+                Err(in_tree(error))
+            }
             // Nor has a private one, or the file system has none at all.
             Err(error) if matches!(error.errno, Errno::EMLINK | Errno::EXDEV | Errno::EPERM) => {
                 Ok(write_private(self.store, file, &place.to)?)
@@ -177,11 +185,16 @@ impl Visitor for Planting<'_> {
         if let Some(owner) = self.owner {
             parent.to.set_owner(name, owner)?;
         }
-        let (from, to) = (parent.from.open_sub(name)?, parent.to.open_sub(name)?);
+        let (from, to) = (parent.from.open_sub(name).map_err(in_tree)?, parent.to.open_sub(name)?);
         let place = Place { from, to, path: parent.path.join(name) };
         self.fill(&place, &child.directory)?;
         Ok(place)
     }
+}
+
+/// What an error on a name of the cached tree means.
+fn in_tree(error: PathError) -> MaterializeError {
+    if error.errno == Errno::ENOENT { MaterializeError::Damaged(error) } else { error.into() }
 }
 
 /// Whether an action can be given a link: it must be able to read the file, and not to write it.

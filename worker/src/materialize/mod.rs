@@ -48,6 +48,9 @@ pub enum MaterializeError {
         /// What is in the way.
         reason: String,
     },
+    /// Something is missing in the cached tree, which its cache has forgotten: another attempt gets another tree.
+    #[error("the input tree is damaged: {0}")]
+    Damaged(PathError),
     /// The disk failed or is full.
     #[error(transparent)]
     Store(#[from] StoreError),

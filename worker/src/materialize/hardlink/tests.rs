@@ -122,6 +122,30 @@ async fn an_action_finds_the_tree_and_shares_only_what_it_cannot_write() {
     assert_eq!(mode(&root.path().join("writable")), 0o644);
 }
 
+// Whatever vanished, the attempt after the one that finds out gets a whole tree.
+#[tokio::test]
+async fn a_damaged_tree_is_replaced() {
+    let fixture = fixture(None).await;
+    let digest = sample(&fixture).await;
+    for lost in ["plain", "inner/deep", "inner", ""] {
+        // Without a pin, the tree would be gone before it is asked for.
+        let tree = fixture.cache.get(digest).await.unwrap();
+        let path = tree.path().join(lost);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        let error = fixture.materialize(digest, &[]).await.unwrap_err();
+        assert!(matches!(error, MaterializeError::Damaged(_)), "{lost:?}: {error}");
+        let root = fixture.materialize(digest, &[]).await.unwrap();
+        assert_eq!(std::fs::read_to_string(root.path().join("inner/deep")).unwrap(), "content");
+        assert_eq!(std::fs::read_to_string(root.path().join("plain")).unwrap(), "content");
+    }
+    fixture.reaper.settled().await;
+    assert_eq!(std::fs::read_dir(fixture.folder.path().join("trees")).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn what_an_action_does_to_its_root_stays_there() {
     let fixture = fixture(None).await;
