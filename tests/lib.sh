@@ -271,3 +271,8 @@ abseil_workspace() {
     echo "common --override_repository=com_github_google_benchmark=$benchmark"
   } >> "$1/.bazelrc"
 }
+
+# abseil_strings: abseil's tests of strings, locally and through what listens at $port, compared.
+abseil_strings() {
+  if "$repo/tests/abseil/run" --strings --at="$port"; then pass "abseil's strings"; else miss "abseil's strings"; fi
+}

@@ -1,8 +1,10 @@
 //! The frontend for `NativeLink`'s scheduler, against a fake of it that holds workers to the protocol.
 
+mod exchanges;
 mod facts;
 mod faults;
 mod session;
+mod transcripts;
 mod worker;
 
 use std::sync::Arc;

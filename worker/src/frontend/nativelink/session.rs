@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. nothing is said of an operation that the scheduler did not start on this very stream: it throws a worker out that
 //!    reports a result which it does not wait for;
-//! 2. an operation is answered once each time that it was started, and it never runs twice at once;
+//! 2. an operation is answered once, however often it was started before that, and it never runs twice at once: a
+//!    scheduler that finds that it takes long starts it again, and may do so while the answer is on its way;
 //! 3. when a stream is lost the scheduler queues everything again under the same operation ids. What runs goes on, and
 //!    what it comes to is kept until the scheduler starts the operation again, here, or has had time to do so;
 //! 4. a scheduler that forgot everything, and whose clients ask again, gets what runs by its digest, where the request
@@ -97,7 +98,8 @@ impl Kept {
         match self.delivery {
             Delivery::Waiting => request.is_answered_by(&self.request),
             // Somebody may have it already: it is not for others.
-            Delivery::Sent(_) | Delivery::Doubtful => request.operation == self.request.operation,
+            Delivery::Doubtful => request.operation == self.request.operation,
+            Delivery::Sent(_) => false,
         }
     }
 
@@ -157,6 +159,8 @@ impl Session {
     pub(super) fn start(&mut self, request: Request, now: SystemTime) {
         if let Some(name) = self.task_for(&request) {
             self.claim(&name, request);
+        } else if self.kept.iter().any(|kept| kept.is_sent() && kept.request.operation == request.operation) {
+            // It has crossed the result, after which the scheduler waits for no other.
         } else if let Some(at) = self.kept.iter().position(|kept| kept.answers(&request)) {
             let Kept { outcome, .. } = self.kept.remove(at);
             self.answer_and_keep(request, outcome, now);
