@@ -127,8 +127,8 @@ start_longshore() {
   local root=$1 line=
   shift
   : > "$root.log"
-  "$longshore" --listen 127.0.0.1:0 --root "$root" "$@" > "$root.log" 2>&1 < /dev/null &
-  longshore_pid=$!
+  start_apart "$longshore" --listen 127.0.0.1:0 --root "$root" "$@" > "$root.log" 2>&1
+  longshore_pid=$started
   for _ in $(seq $((longshore_start_s_max * 10))); do
     line=$(grep -o -E 'grpc://127\.0\.0\.1:[0-9]+' "$root.log" | head -n 1) && break
     kill -0 "$longshore_pid" 2> /dev/null || break
@@ -165,12 +165,18 @@ wait_for_port() {
   return 1
 }
 
+# start_apart COMMAND...: a process in the background that does not hear a terminal's Ctrl-C: what it is there for may
+# have something to say first. Leaves $started.
+start_apart() {
+  setsid "$@" < /dev/null &
+  started=$!
+}
+
 # start LOG COMMAND...: a process in the background that is ended at exit; leaves $started.
 start() {
   local log=$1
   shift
-  "$@" > "$log" 2>&1 < /dev/null &
-  started=$!
+  start_apart "$@" > "$log" 2>&1
   started_pids+=("$started")
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -23,6 +23,7 @@ const CHUNKS_MAX: usize = 16 << 10;
 #[derive(Debug)]
 pub struct DelayingProxy {
     address: SocketAddr,
+    cut: broadcast::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -32,17 +33,28 @@ impl DelayingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port")?;
         let address = listener.local_addr().context("the port")?;
         let target = target.to_owned();
+        let (cut, _) = broadcast::channel(1);
+        let cuts = cut.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let target = target.clone();
+                let (target, mut cut) = (target.clone(), cuts.subscribe());
                 connections.spawn(async move {
                     // A connection that fails ends; both peers see it.
-                    let _ = connect(client, &target, round_trip / 2).await;
+                    tokio::select! {
+                        _ = connect(client, &target, round_trip / 2) => {}
+                        _ = cut.recv() => {}
+                    }
                 });
             }
         });
-        Ok(Self { address, task })
+        Ok(Self { address, cut, task })
+    }
+
+    /// Ends the connections that there are.
+    pub fn cut(&self) {
+        // There may be none.
+        let _ = self.cut.send(());
     }
 
     /// Where it listens, as `HOST:PORT`.

@@ -85,6 +85,13 @@ impl Bar {
         }
     }
 
+    /// Tells a log what the line shows; nothing where there is one.
+    pub(crate) fn line(&self, text: &str) {
+        if self.0.is_none() {
+            say(text);
+        }
+    }
+
     pub(crate) fn step(&self) {
         if let Some(bar) = self.0 {
             bar.inc(1);

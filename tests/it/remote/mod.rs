@@ -1,6 +1,7 @@
 //! The client of somebody else's CAS, against a fake with faults and against a real longshore.
 
 mod downloads;
+mod executing;
 mod faults;
 mod prefetch;
 mod real;

@@ -2,6 +2,7 @@
 
 mod comparing;
 mod faults;
+mod limits;
 mod recording;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ const BAD_INPUT: i32 = 2;
 const DIFFERENCES: i32 = 3;
 const ERRORS: i32 = 4;
 const NONDETERMINISTIC: i32 = 5;
+const INTERRUPTED: i32 = 130;
 
 /// A place for logs, bundles and reports.
 struct Desk {

@@ -4,6 +4,7 @@
 //! It keeps blobs in memory and checks nothing that a client should: what arrives wrong stays wrong and is found.
 
 mod bytes;
+mod execution;
 mod services;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -17,6 +18,7 @@ use longshore_proto::reapi;
 use longshore_proto::reapi::action_cache_server::ActionCacheServer;
 use longshore_proto::reapi::capabilities_server::CapabilitiesServer;
 use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
+use longshore_proto::reapi::execution_server::ExecutionServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
@@ -39,6 +41,19 @@ pub enum Method {
     QueryWriteStatus,
     GetActionResult,
     UpdateActionResult,
+    Execute,
+    WaitExecution,
+}
+
+/// How a stream of `Execute` or `WaitExecution` goes.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// It says that the operation of that name goes on, and ends so.
+    Breaks(String, Status),
+    /// It says so and ends, as if that was all.
+    Ends(String),
+    /// The action has that result.
+    Done(Box<reapi::ActionResult>),
 }
 
 /// What goes wrong with one call.
@@ -69,7 +84,7 @@ pub struct Call {
     pub digest_function: i32,
     /// The sum of the sizes of those blobs.
     pub size_bytes: i64,
-    /// The resource name, of ByteStream's.
+    /// The resource name, of ByteStream's; the operation's, of `WaitExecution`'s.
     pub resource_name: String,
     /// Where a read or a write begins.
     pub offset: i64,
@@ -105,6 +120,8 @@ struct Inner {
     once: HashMap<Method, VecDeque<Fault>>,
     always: HashMap<Method, Fault>,
     committed: HashMap<String, Bytes>,
+    /// How streams of executions go; the last one stays.
+    told: VecDeque<Told>,
 }
 
 impl FakeCas {
@@ -124,16 +141,30 @@ impl FakeCas {
         .await
     }
 
+    /// Starts one that executes, too: its streams go like these, one after the other, and then like the last one.
+    pub async fn executing(told: impl IntoIterator<Item = Told>) -> Result<Self> {
+        Self::serve(reapi::CacheCapabilities::default(), Some(told.into_iter().collect())).await
+    }
+
     /// Starts one that announces that.
     pub async fn with(cache: reapi::CacheCapabilities) -> Result<Self> {
+        Self::serve(cache, None).await
+    }
+
+    async fn serve(cache: reapi::CacheCapabilities, told: Option<VecDeque<Told>>) -> Result<Self> {
         let state = Arc::new(State::default());
         state.lock().capabilities.cache_capabilities = Some(cache);
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port")?;
         let uri = format!("grpc://{}", listener.local_addr().context("the port")?);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let service = services::Service(state.clone());
+        let execution = told.map(|told| {
+            state.lock().told = told;
+            ExecutionServer::new(service.clone())
+        });
         let decode_bytes_max = 16 << 20;
         let router = tonic::transport::Server::builder()
+            .add_optional_service(execution)
             .add_service(CapabilitiesServer::new(service.clone()))
             .add_service(ActionCacheServer::new(service.clone()))
             .add_service(

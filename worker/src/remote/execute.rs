@@ -4,6 +4,7 @@
 //! server knows it, and begun anew otherwise.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use longshore_cas_store::digest::Digest;
 use longshore_proto::longrunning::{Operation, operation};
@@ -12,16 +13,30 @@ use tonic::{Code, Status, Streaming};
 
 use super::{Remote, RemoteError};
 
+/// Streams of one execution that may break off while it goes on: behind a proxy that ends each after a minute, those of
+/// half a day.
+const BREAKS_MAX: u32 = 1000;
+/// How often an execution is begun anew on a server that forgets it.
+const BEGUN_ANEW_MAX: u32 = 100;
+
+/// What streams that broke off led to.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) rejoined: AtomicU64,
+    pub(super) begun_anew: AtomicU64,
+}
+
 impl Remote {
     /// Executes an action whose result is not looked for in a cache, and waits for its end.
     ///
     /// Outages are waited out; whatever else the server answers in place of a response is an error.
     pub async fn execute(&self, action: &Digest) -> Result<reapi::ExecuteResponse, RemoteError> {
         self.caller.limits().await?;
-        let mut execution = Execution { remote: self, action, operation: None };
+        let mut execution = Execution { remote: self, action, operation: None, has_come_on: false };
         let mut attempts = self.caller.attempts();
+        let (mut breaks, mut begun_anew) = (0, 0);
         loop {
-            let before = execution.operation.clone();
+            let is_known = execution.operation.is_some();
             let status = match execution.attempt().await {
                 Ok(response) => {
                     attempts.succeeded();
@@ -29,13 +44,15 @@ impl Remote {
                 }
                 Err(status) => status,
             };
-            if execution.operation.is_some() && execution.operation != before {
-                attempts.progressed();
-            }
-            // A server that was restarted knows no operations of before.
-            if before.is_some() && status.code() == Code::NotFound {
+            if is_known && is_forgotten(&status) && begun_anew < BEGUN_ANEW_MAX {
+                begun_anew += 1;
+                self.shared.executions.begun_anew.fetch_add(1, Ordering::Relaxed);
                 execution.operation = None;
                 continue;
+            }
+            if execution.has_come_on && breaks < BREAKS_MAX {
+                breaks += 1;
+                attempts.progressed();
             }
             let paused = self.caller.pause(&mut attempts, status).await;
             paused.map_err(|status| self.caller.error("Execute", &status))?;
@@ -43,18 +60,30 @@ impl Remote {
     }
 }
 
+/// Whether a server has no such operation: it was restarted, or never knows any.
+fn is_forgotten(status: &Status) -> bool {
+    matches!(status.code(), Code::NotFound | Code::Unimplemented)
+}
+
 struct Execution<'r> {
     remote: &'r Remote,
     action: &'r Digest,
     /// What the server calls it.
     operation: Option<String>,
+    /// Whether the last stream had something to say.
+    has_come_on: bool,
 }
 
 impl Execution<'_> {
     /// Follows one stream to the end of the execution.
     async fn attempt(&mut self) -> Result<reapi::ExecuteResponse, Status> {
+        self.has_come_on = false;
         let mut stream = self.open().await?;
         while let Some(operation) = stream.message().await.map_err(broken)? {
+            if !self.has_come_on && self.operation.is_some() {
+                self.remote.shared.executions.rejoined.fetch_add(1, Ordering::Relaxed);
+            }
+            self.has_come_on = true;
             if let Some(response) = response(&operation)? {
                 return Ok(response);
             }

@@ -38,6 +38,7 @@ mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::Digest;
@@ -72,6 +73,7 @@ struct Shared {
     known: Known,
     /// Uploads in flight, of all actions.
     uploads: Semaphore,
+    executions: execute::Counts,
 }
 
 /// Figures for the status line and for tests.
@@ -87,6 +89,10 @@ pub struct RemoteStats {
     pub joined_wants: u64,
     /// Attempts that were repeated.
     pub retries: u64,
+    /// Executions that were joined again after their stream had broken off.
+    pub rejoined_executions: u64,
+    /// Executions that were begun anew, since the server had forgotten them.
+    pub begun_anew_executions: u64,
     /// The memory of what the server has.
     pub known: KnownStats,
 }
@@ -107,6 +113,7 @@ impl Remote {
             fetches,
             known,
             uploads: Semaphore::new(upload::UPLOADS_IN_FLIGHT_MAX),
+            executions: execute::Counts::default(),
         });
         Ok(Self { shared, caller, urgency: Urgency::Urgent })
     }
@@ -131,6 +138,8 @@ impl Remote {
     pub fn stats(&self) -> RemoteStats {
         RemoteStats {
             retries: self.caller.retries(),
+            rejoined_executions: self.shared.executions.rejoined.load(Ordering::Relaxed),
+            begun_anew_executions: self.shared.executions.begun_anew.load(Ordering::Relaxed),
             known: self.shared.known.stats(),
             ..self.shared.fetches.stats()
         }

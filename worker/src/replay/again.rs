@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -11,11 +12,12 @@ use super::drive::{Plan, Replay, drive};
 use super::pace::{Pace, parse_positive};
 use super::prepare::prepare;
 use super::recording::Recording;
-use super::report::Report;
+use super::report::{Report, Run};
 use super::server::{Server, ServerArgs};
 use super::tally::Tally;
 use super::trees::spell_out;
 use super::verdict::Verdict;
+use crate::config::Span;
 use crate::signals::Signals;
 use crate::status_line::{Bar, say};
 
@@ -64,6 +66,14 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_positive)]
     pub rate: Option<f64>,
 
+    /// Start no execution after that time, such as 90s, 30m or 2h; those that run then are waited for.
+    #[arg(long = "for", value_name = "TIME")]
+    pub time_max: Option<Span>,
+
+    /// Leave out the first N executions: go on with a replay that was ended, whose report says with which N.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip: u64,
+
     /// Write the report as JSON, too; - writes it to stdout, in place of the text.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -77,7 +87,13 @@ impl ReplayArgs {
             (None, None) => Pace::Closed,
         };
         let jobs_default = if pace == Pace::Closed { JOBS_CLOSED } else { JOBS_OPEN };
-        Plan { pace, jobs: self.jobs.map_or(jobs_default, usize::from), repeat: self.repeat }
+        Plan {
+            pace,
+            jobs: self.jobs.map_or(jobs_default, usize::from),
+            repeat: self.repeat,
+            skip: self.skip,
+            time_max: self.time_max.map(|span| span.0),
+        }
     }
 }
 
@@ -109,19 +125,28 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let plan = args.plan();
-    let mut tally = Tally::new(recording.actions.len());
-    let bar = Bar::steps(prepared.ready.len() as u64 * u64::from(plan.repeat));
+    let mut tally = Tally::new(recording.actions.len(), plan.skip);
+    let began = SystemTime::now();
     let replay = Replay { server: &server, recording: &recording, prepared: &prepared, plan };
-    let was_interrupted = drive(&replay, signals.next(), &mut tally, &bar).await;
-    drop(bar);
-    if !was_interrupted {
-        look_into_folders(&server, &mut recording, &mut tally).await;
+    let planned = plan.executions(prepared.ready.len());
+    if planned == 0 && !prepared.ready.is_empty() {
+        say(&format!("--skip {} leaves nothing of {} executions", plan.skip, plan.all(prepared.ready.len())));
+        return Ok(Verdict::BadInput.into());
     }
-    let report = Report::of(&args.server.server, &recording, &prepared, plan, tally);
+    let bar = Bar::steps(planned);
+    drive(&replay, signals.next(), &mut tally, &bar).await;
+    drop(bar);
+    // The server may be gone by then, or slow.
+    tokio::select! {
+        () = look_into_folders(&server, &mut recording, &mut tally) => {}
+        () = signals.next() => say("interrupted: folders that differ are not looked into"),
+    }
+    let remote = server.remote.stats();
+    let run = Run { args: &args, began, remote };
+    let report = Report::of(&run, &recording, &prepared, plan, tally);
     print(&report, args.json.as_deref())?;
-    if was_interrupted {
+    if report.verdict() == Verdict::Interrupted {
         say("interrupted: the report is of what had ended");
-        return Ok(Verdict::Interrupted.into());
     }
     Ok(report.verdict().into())
 }

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use longshore_cas_store::digest::Digest;
 use longshore_proto::error_details::{Detail as _, PreconditionFailure};
 use longshore_proto::reapi;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval_at, sleep_until};
 use tonic::Code;
 
 use super::compare::is_error;
@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::prepare::Prepared;
 use super::recording::{RecordedAction, Recording};
 use super::server::Server;
-use super::tally::Tally;
+use super::tally::{Stop, Tally};
 use crate::remote::RemoteError;
 use crate::status_line::Bar;
 
@@ -23,6 +23,8 @@ use crate::status_line::Bar;
 const FAILURES_IN_A_ROW_MAX: u32 = 100;
 /// How often one execution is given again what the server has lost.
 const SUPPLIES_MAX: u32 = 4;
+/// How often a log, which has no bar, hears how far it is.
+const LINE_EVERY: Duration = Duration::from_mins(1);
 
 /// What is executed, how often, and when.
 #[derive(Clone, Copy, Debug)]
@@ -30,19 +32,39 @@ pub(crate) struct Plan {
     pub(crate) pace: Pace,
     pub(crate) jobs: usize,
     pub(crate) repeat: u32,
+    /// How many of the executions are left out, from the first on.
+    pub(crate) skip: u64,
+    /// After which time none is begun any more.
+    pub(crate) time_max: Option<Duration>,
+}
+
+impl Plan {
+    /// How many executions of so many actions there are to be.
+    pub(crate) fn executions(&self, actions: usize) -> u64 {
+        self.all(actions).saturating_sub(self.skip)
+    }
+
+    /// Those that are left out included.
+    pub(crate) fn all(&self, actions: usize) -> u64 {
+        actions as u64 * u64::from(self.repeat)
+    }
 }
 
 /// One execution of one action.
 #[derive(Clone, Copy)]
 struct Turn {
+    /// Of all executions, those that are left out included.
+    number: u64,
     /// Of the action, in the recording.
     index: usize,
     uncached: Digest,
+    /// Counted from the first one; nothing where it starts as soon as another one has ended.
     start: Option<Duration>,
 }
 
 /// How a turn ended.
 pub(crate) struct Ended {
+    pub(crate) number: u64,
     pub(crate) index: usize,
     /// What there is to compare, or why there is nothing.
     pub(crate) outcome: Result<Outcome, Failure>,
@@ -65,35 +87,39 @@ impl Failure {
     }
 }
 
-/// Executes everything, until the end or until `interrupted`; what ended goes to `tally`. Whether it was interrupted.
+/// Executes everything, until the end, until the time is up or until `interrupted`; what ended goes to `tally`.
 pub(crate) async fn drive(
     replay: &Replay<'_>,
     interrupted: impl Future<Output = ()>,
     tally: &mut Tally,
     bar: &Bar,
-) -> bool {
+) {
     let started = Instant::now();
-    let turns = replay.turns().map(|turn| replay.take(turn, started));
-    let mut ended = futures::stream::iter(turns).buffer_unordered(replay.plan.jobs);
+    let mut ended = futures::stream::iter(replay.futures_from(started)).buffer_unordered(replay.plan.jobs);
     tokio::pin!(interrupted);
+    let mut lines = interval_at(started + LINE_EVERY, LINE_EVERY);
     let mut failures_in_a_row = 0;
-    let was_interrupted = loop {
+    let stop = loop {
         let ended = tokio::select! {
             ended = ended.next() => ended,
-            () = &mut interrupted => break true,
+            _ = lines.tick() => {
+                bar.line(&replay.progress(tally, started));
+                continue;
+            }
+            () = &mut interrupted => break Some(Stop::Interrupted),
         };
-        let Some(ended) = ended else { break false };
+        let Some(ended) = ended else {
+            break (tally.executions < replay.planned()).then_some(Stop::Time);
+        };
         failures_in_a_row = if ended.outcome.is_err() { failures_in_a_row + 1 } else { 0 };
         tally.add(ended);
         bar.step();
-        bar.message(&tally.in_short());
+        bar.message(&replay.in_short(tally, started));
         if failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
-            tally.give_up(format!("{failures_in_a_row} executions in a row failed: the rest is left"));
-            break false;
+            break Some(Stop::Failures);
         }
     };
-    tally.took(started.elapsed());
-    was_interrupted
+    tally.stopped(stop, started.elapsed());
 }
 
 /// What the executions have in common.
@@ -105,6 +131,42 @@ pub(crate) struct Replay<'r> {
 }
 
 impl Replay<'_> {
+    fn planned(&self) -> u64 {
+        self.plan.executions(self.prepared.ready.len())
+    }
+
+    /// The executions that are to be, begun as they are asked for; none of them after the time is up.
+    fn futures_from(&self, started: Instant) -> impl Iterator<Item = impl Future<Output = Ended>> {
+        let until = self.plan.time_max.map(|time_max| started + time_max);
+        let mut turns = self.turns().skip(usize::try_from(self.plan.skip).unwrap_or(usize::MAX)).peekable();
+        // Whoever goes on with a replay does not wait for what is left out.
+        let begin = turns.peek().and_then(|turn| turn.start).unwrap_or_default();
+        let turns = turns
+            .map(move |turn| Turn { start: turn.start.map(|start| start.saturating_sub(begin)), ..turn });
+        let begins = move |turn: &Turn| turn.start.map_or_else(Instant::now, |start| started + start);
+        let turns = turns.take_while(move |turn| until.is_none_or(|until| begins(turn) < until));
+        turns.map(move |turn| self.take(turn, started))
+    }
+
+    /// What a line of a log says.
+    fn progress(&self, tally: &Tally, started: Instant) -> String {
+        let (ended, planned) = (tally.executions, self.planned());
+        format!("{ended} of {planned} executions have ended {}", self.in_short(tally, started))
+    }
+
+    /// What there is to say beside how many have ended.
+    fn in_short(&self, tally: &Tally, started: Instant) -> String {
+        let mut parts = Vec::new();
+        if tally.failed > 0 {
+            parts.push(format!("{} failed", tally.failed));
+        }
+        if let Some(time_max) = self.plan.time_max {
+            let left_s = time_max.saturating_sub(started.elapsed()).as_secs();
+            parts.push(format!("{}:{:02} left of the time", left_s / 60, left_s % 60));
+        }
+        if parts.is_empty() { String::new() } else { format!("({})", parts.join(", ")) }
+    }
+
     /// All executions, a repetition after the other.
     fn turns(&self) -> impl Iterator<Item = Turn> {
         let actions = &self.recording.actions;
@@ -114,7 +176,7 @@ impl Replay<'_> {
             .flat_map(|repetition| self.prepared.ready.iter().map(move |ready| (repetition, *ready)));
         all.zip(0..).map(move |((repetition, (index, uncached)), number)| {
             let start = self.plan.pace.start(number, actions[index].start, span, repetition);
-            Turn { index, uncached, start }
+            Turn { number, index, uncached, start }
         })
     }
 
@@ -134,7 +196,7 @@ impl Replay<'_> {
             }
             Err(failure) => (Err(failure), None),
         };
-        Ended { index: turn.index, outcome, metadata, took: began.elapsed(), late }
+        Ended { number: turn.number, index: turn.index, outcome, metadata, took: began.elapsed(), late }
     }
 
     /// Executes one action; what the server has lost of it meanwhile is uploaded again, as every client has to.
@@ -160,16 +222,18 @@ impl Replay<'_> {
             }
             return answer.map_err(|error| {
                 let code = error.code().unwrap_or(Code::Unknown);
-                Failure::new(code, short(&error))
+                Failure::new(code, short(&error, code))
             });
         }
     }
 }
 
-/// Without the server's address, which is the same for all.
-fn short(error: &RemoteError) -> String {
+/// Without the server's address, which is the same for all, and the code, which stands before it.
+fn short(error: &RemoteError, code: Code) -> String {
     match error {
-        RemoteError::Unavailable { reason, .. } | RemoteError::Refused { reason, .. } => reason.clone(),
+        RemoteError::Unavailable { reason, .. } | RemoteError::Refused { reason, .. } => {
+            reason.strip_prefix(&format!("{code:?}: ")).unwrap_or(reason).to_owned()
+        }
         other => other.to_string(),
     }
 }

@@ -1,30 +1,52 @@
-//! What a replay found, for people and for other programs. `docs/replay.md` describes the fields of the JSON form.
+//! What a replay found. Other programs read it as JSON, whose fields `docs/replay.md` describes; [`super::text`] is for people.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::again::ReplayArgs;
 use super::digests;
+use super::drive::Plan;
 use super::measure::{Percentiles, Phase};
 use super::prepare::Prepared;
 use super::recording::{RecordedAction, Recording};
-use super::tally::Tally;
+use super::tally::{Stop, Tally};
 use super::verdict::Verdict;
+use crate::remote::RemoteStats;
 
-/// Lines of each kind that a person is shown; the JSON form has all.
-const LINES_MAX: usize = 20;
-/// Paths of one action that a person is shown.
-const PATHS_MAX: usize = 8;
+/// What was asked for, when, and what the client had to do for it.
+pub(crate) struct Run<'r> {
+    pub(crate) args: &'r ReplayArgs,
+    pub(crate) began: SystemTime,
+    pub(crate) remote: RemoteStats,
+}
 
 /// All of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
+    /// Of longshore.
+    pub(crate) version: &'static str,
+    pub(crate) recording: String,
     pub(crate) server: String,
+    /// Seconds since 1970.
+    pub(crate) began_s: u64,
     /// Actions of the recording.
     pub(crate) actions: usize,
     pub(crate) repeat: u32,
     pub(crate) jobs: usize,
+    pub(crate) rate: Option<f64>,
+    pub(crate) speed: Option<f64>,
+    /// After that many seconds no execution was begun any more.
+    pub(crate) for_s: Option<u64>,
+    /// Executions that were left out, from the first on.
+    pub(crate) skipped: u64,
+    /// Executions that there were to be beside those.
+    pub(crate) planned: u64,
+    /// Why there were fewer.
+    pub(crate) stopped: Option<Stop>,
+    /// The first execution that did not end, where there is one.
+    pub(crate) next: Option<u64>,
     /// What is wrong with the recording.
     pub(crate) problems: Vec<String>,
     /// Actions that were not executed.
@@ -33,6 +55,12 @@ pub(crate) struct Report {
     pub(crate) uploaded_bytes: u64,
     pub(crate) executions: u64,
     pub(crate) failed: u64,
+    /// Calls that were made again.
+    pub(crate) retries: u64,
+    /// Executions that went on, by `WaitExecution`, after their stream had broken off.
+    pub(crate) rejoined: u64,
+    /// Executions that were begun anew, since the server had forgotten them.
+    pub(crate) begun_anew: u64,
     pub(crate) seconds: f64,
     pub(crate) actions_per_second: f64,
     pub(crate) late_ms_max: f64,
@@ -46,32 +74,32 @@ pub(crate) struct Report {
     pub(crate) unrecorded: usize,
     pub(crate) different: Vec<Difference>,
     pub(crate) nondeterministic: Vec<Difference>,
-    /// Why the rest was not executed.
-    pub(crate) given_up: Option<String>,
+    /// Actions that have no result, since they failed or were not executed.
+    pub(crate) without_result: usize,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct LeftOut {
-    action: String,
-    name: String,
-    reason: String,
+    pub(crate) action: String,
+    pub(crate) name: String,
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct FailureLine {
-    reason: String,
-    executions: u64,
+    pub(crate) reason: String,
+    pub(crate) executions: u64,
     /// The first action that it happened to.
-    action: String,
-    name: String,
+    pub(crate) action: String,
+    pub(crate) name: String,
 }
 
 /// An action, and the paths at which it differs.
 #[derive(Debug, Serialize)]
 pub(crate) struct Difference {
-    action: String,
-    name: String,
-    paths: Vec<String>,
+    pub(crate) action: String,
+    pub(crate) name: String,
+    pub(crate) paths: Vec<String>,
 }
 
 impl Difference {
@@ -87,10 +115,10 @@ fn identify(action: &RecordedAction) -> (String, String) {
 
 impl Report {
     pub(crate) fn of(
-        server: &str,
+        run: &Run<'_>,
         recording: &Recording,
         prepared: &Prepared,
-        plan: super::drive::Plan,
+        plan: Plan,
         tally: Tally,
     ) -> Self {
         let uploaded = prepared.uploaded();
@@ -108,16 +136,29 @@ impl Report {
         let phases = Phase::ALL.into_iter();
         let times = phases.filter_map(|phase| Some((phase.name(), tally.times.percentiles(phase)?)));
         let mut report = Self {
-            server: server.to_owned(),
+            version: env!("CARGO_PKG_VERSION"),
+            recording: run.args.recording.display().to_string(),
+            server: run.args.server.server.clone(),
+            began_s: run.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
             actions: recording.actions.len(),
             repeat: plan.repeat,
             jobs: plan.jobs,
+            rate: run.args.rate,
+            speed: run.args.speed,
+            for_s: plan.time_max.map(|time_max| time_max.as_secs()),
+            skipped: plan.skip,
+            planned: plan.executions(prepared.ready.len()),
+            stopped: tally.stop,
+            next: tally.stop.map(|_| tally.next),
             problems: recording.problems.clone(),
             left_out: left_out.collect(),
             uploaded_blobs: uploaded.blobs,
             uploaded_bytes: uploaded.bytes,
             executions: tally.executions,
             failed: tally.failed,
+            retries: run.remote.retries,
+            rejoined: run.remote.rejoined_executions,
+            begun_anew: run.remote.begun_anew_executions,
             seconds,
             actions_per_second,
             late_ms_max: tally.late_max.as_secs_f64() * 1000.0,
@@ -128,11 +169,12 @@ impl Report {
             unrecorded: recording.actions.iter().filter(|action| action.outcome.is_none()).count(),
             different: Vec::new(),
             nondeterministic: Vec::new(),
-            given_up: tally.given_up,
+            without_result: 0,
         };
         for (action, seen) in recording.actions.iter().zip(&tally.seen) {
             let findings = seen.findings(action.outcome.as_ref());
             if seen.is_empty() {
+                report.without_result += 1;
                 continue;
             }
             if findings.unstable.is_empty() && findings.changed.is_empty() {
@@ -150,7 +192,9 @@ impl Report {
 
     /// The worst that was found.
     pub(crate) fn verdict(&self) -> Verdict {
-        if self.failed > 0 || self.given_up.is_some() {
+        if self.stopped == Some(Stop::Interrupted) {
+            Verdict::Interrupted
+        } else if self.failed > 0 {
             Verdict::Errors
         } else if !self.different.is_empty() {
             Verdict::Differences
@@ -162,89 +206,4 @@ impl Report {
             Verdict::Equal
         }
     }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { actions, repeat, jobs, server, .. } = self;
-        writeln!(f, "{actions} actions, {repeat} times, {jobs} at once, on {server}")?;
-        writeln!(f, "  uploaded      {} blobs, {} bytes", self.uploaded_blobs, self.uploaded_bytes)?;
-        writeln!(
-            f,
-            "  executed      {} in {:.1} s: {:.1} a second",
-            self.executions, self.seconds, self.actions_per_second
-        )?;
-        if self.late_ms_max > 0.0 {
-            writeln!(f, "  late          {:.1} ms at most", self.late_ms_max)?;
-        }
-        let statuses: Vec<_> = self.statuses.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        writeln!(f, "  statuses      {}", statuses.join(", "))?;
-        writeln!(f, "  equal         {} actions", self.equal)?;
-        if self.unrecorded > 0 {
-            writeln!(f, "  unrecorded    {} actions are compared with themselves alone", self.unrecorded)?;
-        }
-        self.times(f)?;
-        lines(f, "problems of the recording", &self.problems, Clone::clone)?;
-        lines(f, "left out", &self.left_out, |line| {
-            format!("{}: {}", named(&line.name, &line.action), line.reason)
-        })?;
-        lines(f, "failed", &self.failures, |line| {
-            let FailureLine { reason, executions, action, name } = line;
-            format!("{executions} times, first {}: {reason}", named(name, action))
-        })?;
-        let difference = |line: &Difference| {
-            let mut text = format!("{}:", named(&line.name, &line.action));
-            for path in line.paths.iter().take(PATHS_MAX) {
-                let _ = write!(text, " {path}");
-            }
-            if line.paths.len() > PATHS_MAX {
-                let _ = write!(text, " and {} more", line.paths.len() - PATHS_MAX);
-            }
-            text
-        };
-        lines(f, "not as recorded", &self.different, difference)?;
-        lines(f, "not deterministic", &self.nondeterministic, difference)?;
-        if let Some(reason) = &self.given_up {
-            writeln!(f, "  given up      {reason}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Report {
-    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.times_ms.is_empty() {
-            return Ok(());
-        }
-        writeln!(f, "  ms               mean       p50       p90       p99     p99.9       max")?;
-        for phase in Phase::ALL {
-            if let Some(times) = self.times_ms.get(phase.name()) {
-                let Percentiles { mean, p50, p90, p99, p999, max, .. } = times;
-                let name = phase.name().replace('_', " ");
-                writeln!(
-                    f,
-                    "  {name:<10} {mean:>9.1} {p50:>9.1} {p90:>9.1} {p99:>9.1} {p999:>9.1} {max:>9.1}"
-                )?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn named(name: &str, action: &str) -> String {
-    if name.is_empty() { action.to_owned() } else { format!("{name} ({action})") }
-}
-
-fn lines<T>(f: &mut fmt::Formatter<'_>, title: &str, all: &[T], line: impl Fn(&T) -> String) -> fmt::Result {
-    if all.is_empty() {
-        return Ok(());
-    }
-    writeln!(f, "{}: {title}", all.len())?;
-    for entry in all.iter().take(LINES_MAX) {
-        writeln!(f, "  {}", line(entry))?;
-    }
-    if all.len() > LINES_MAX {
-        writeln!(f, "  and {} more", all.len() - LINES_MAX)?;
-    }
-    Ok(())
 }

@@ -1,7 +1,9 @@
 //! What comes of a replay while it goes on: counts, times, outcomes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use serde::Serialize;
 
 use super::compare::Seen;
 use super::drive::Ended;
@@ -24,13 +26,29 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     pub(crate) late_max: Duration,
     pub(crate) elapsed: Duration,
-    /// Why the rest was not executed.
-    pub(crate) given_up: Option<String>,
+    /// Why the rest was not executed; nothing where there is none.
+    pub(crate) stop: Option<Stop>,
+    /// The first execution that has not ended.
+    pub(crate) next: u64,
+    /// Those after it that have.
+    ahead: BTreeSet<u64>,
+}
+
+/// Why not everything was executed that was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stop {
+    /// The time was up.
+    Time,
+    /// A signal came.
+    Interrupted,
+    /// Too many executions in a row failed.
+    Failures,
 }
 
 impl Tally {
-    /// For so many actions.
-    pub(crate) fn new(actions: usize) -> Self {
+    /// For so many actions, of whose executions the first ones are left out.
+    pub(crate) fn new(actions: usize, skip: u64) -> Self {
         Self {
             seen: std::iter::repeat_with(Seen::default).take(actions).collect(),
             times: Times::new(),
@@ -40,16 +58,22 @@ impl Tally {
             failed: 0,
             late_max: Duration::ZERO,
             elapsed: Duration::ZERO,
-            given_up: None,
+            stop: None,
+            next: skip,
+            ahead: BTreeSet::new(),
         }
     }
 
     pub(crate) fn add(&mut self, ended: Ended) {
         self.executions += 1;
+        self.ahead.insert(ended.number);
+        while self.ahead.remove(&self.next) {
+            self.next += 1;
+        }
         self.late_max = self.late_max.max(ended.late);
-        self.times.add(ended.took, ended.metadata.as_ref());
         let code = match ended.outcome {
             Ok(outcome) => {
+                self.times.add(ended.took, ended.metadata.as_ref());
                 let status = outcome.status;
                 self.seen[ended.index].add(outcome);
                 status
@@ -67,16 +91,8 @@ impl Tally {
         *self.statuses.entry(status_name(code)).or_default() += 1;
     }
 
-    pub(crate) fn give_up(&mut self, reason: String) {
-        self.given_up = Some(reason);
-    }
-
-    pub(crate) fn took(&mut self, elapsed: Duration) {
-        self.elapsed = elapsed;
-    }
-
-    /// For a line that changes all the time.
-    pub(crate) fn in_short(&self) -> String {
-        if self.failed == 0 { String::new() } else { format!("{} failed", self.failed) }
+    /// Nothing more comes.
+    pub(crate) fn stopped(&mut self, stop: Option<Stop>, elapsed: Duration) {
+        (self.stop, self.elapsed) = (stop, elapsed);
     }
 }
