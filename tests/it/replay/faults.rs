@@ -33,9 +33,10 @@ async fn a_log_that_is_cut_off_is_replayed_up_to_there() -> Result<()> {
 async fn a_log_of_another_program_is_none() -> Result<()> {
     let desk = Desk::new()?;
     let longshore = Longshore::start().await?;
-    let cases: [(&str, &[u8], &str); 4] = [
+    let cases: [(&str, &[u8], &str); 5] = [
         ("other", b"\x1f\x8b\x08\0\0\0\0\0 and whatever follows in such a file", "no gRPC log of Bazel's"),
         ("text", b"INFO: Build completed successfully, 2 total actions\n", "expected hash/size"),
+        ("texts", b"INFO: one line\nand another\nand one more\n", "and 2 more like that"),
         ("empty", b"", "it is empty"),
         ("nothing", b"# no action\n", "it has no action"),
     ];
@@ -95,6 +96,7 @@ async fn a_bundle_with_wrong_blobs_is_replayed_without_them() -> Result<()> {
         let reason = line["reason"].as_str().context("a reason")?;
         assert!(reason.contains(&digest.to_string()), "{reason}");
     }
+    assert_eq!(left_out[0]["reason"], format!("blob {missing} cannot be uploaded: the recording lacks it"));
     // A server that has what is missing needs nothing.
     second.client().await?.put("first").await?;
     let replayed = desk.replay(&desk.path("bundle"), second.uri(), &[]).await?;
@@ -147,6 +149,12 @@ async fn a_server_that_refuses_is_named() -> Result<()> {
     let replayed = desk.replay(&desk.path("bundle"), cache.uri(), &["--outage", "1s"]).await?;
     let report = replayed.expect(ERRORS)?;
     assert_eq!((&report["failed"], &report["statuses"]["UNIMPLEMENTED"]), (&4.into(), &4.into()));
+    // One that has nothing of what a list names: what a person can do about it is on their side.
+    let list = desk.write("list", format!("{}\nnonsense\n", ran[0].0))?;
+    let replayed = desk.replay(&list, cache.uri(), &[]).await?;
+    let report = replayed.expect(ERRORS)?;
+    assert_eq!((&report["executions"], &report["problems"].as_array().map(Vec::len)), (&0.into(), &Some(1)));
+    assert_eq!(report["left_out"][0]["reason"], "the action is not on the server");
     // No endpoint at all.
     let replayed = desk.replay(&desk.path("bundle"), "example", &[]).await?;
     assert!(replayed.code == 1 && replayed.output.contains("it has no scheme"), "{}", replayed.output);

@@ -129,6 +129,11 @@ impl Remote {
         Self { urgency: Urgency::Speculative, ..self.clone() }
     }
 
+    /// Asks what the server can do, unless that is known: whether it is there at all.
+    pub async fn reach(&self) -> Result<(), RemoteError> {
+        self.caller.limits().await.map(drop)
+    }
+
     /// Takes back what was remembered of the server: it turned out not to have these.
     pub fn forget<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) {
         self.shared.known.forget(digests);

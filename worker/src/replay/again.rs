@@ -1,6 +1,7 @@
 //! `longshore replay`: actions that ran once, run again on a server, and compared.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -36,7 +37,7 @@ const SPELLED_OUT_MAX: usize = 200;
 /// action digests, a bundle that `longshore record` made, or an action directory that remotetool downloaded. Uploads what
 /// the server lacks, where the recording has it, and executes every action with `do_not_cache`.
 ///
-/// Exit codes, the first that applies: 4 executions failed, or the server cannot be used; 3 results differ from the
+/// Exit codes, the first that applies: 4 executions failed, or the server lacks something or cannot be used; 3 results differ from the
 /// recording; 2 the recording, or a part of it, is not what it should be (what could be read was replayed); 5 results of
 /// one action differ from each other; 0 all are equal. 1 is an error of longshore's own, 130 an interruption.
 #[expect(clippy::doc_markdown, reason = "it is what --help says, and no Markdown")]
@@ -109,6 +110,10 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
             return Ok(Verdict::BadInput.into());
         }
     };
+    if let Some(path) = args.json.as_deref().filter(|path| *path != Path::new("-")) {
+        // Not after hours.
+        check_writable(path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let server = Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)?;
     let mut signals = Signals::new()?;
     let bar = Bar::spinner();
@@ -161,14 +166,29 @@ async fn look_into_folders(server: &Server, recording: &mut Recording, tally: &m
     }
 }
 
-fn print(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    let Some(path) = json else { return Ok(write!(stdout, "{report}")?) };
-    let mut text = serde_json::to_string_pretty(report)?;
-    text.push('\n');
-    if path == Path::new("-") {
-        return Ok(stdout.write_all(text.as_bytes())?);
+/// Whether a report can be written there; nothing changes.
+fn check_writable(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return File::options().append(true).open(path).map(drop);
     }
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(write!(stdout, "{report}")?)
+    File::create_new(path)?;
+    std::fs::remove_file(path)
+}
+
+fn print(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    let mut text = report.to_string();
+    if let Some(path) = json {
+        let mut json = serde_json::to_string_pretty(report)?;
+        json.push('\n');
+        if path == Path::new("-") {
+            text = json;
+        } else {
+            std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the report"),
+    }
 }

@@ -37,7 +37,7 @@ impl LocalBlobs {
 
     /// Opens what is stored as `digest`.
     pub(crate) fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read + Send>> {
-        let absent = || io::Error::new(io::ErrorKind::NotFound, "the recording does not have it");
+        let absent = || io::Error::new(io::ErrorKind::NotFound, "the recording lacks it");
         let path = match self {
             Self::Elsewhere => return Err(absent()),
             Self::Bundle(folder) => folder.join(bundle::blob_path(digest)),
@@ -46,7 +46,10 @@ impl LocalBlobs {
                 Origin::File(path) => path.clone(),
             },
         };
-        Ok(Box::new(File::open(path)?))
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(absent()),
+            file => Ok(Box::new(file?)),
+        }
     }
 
     /// Reads a message whole, and checks it.

@@ -151,7 +151,8 @@ impl Replay<'_> {
     /// What a line of a log says.
     fn progress(&self, tally: &Tally, started: Instant) -> String {
         let (ended, planned) = (tally.executions, self.planned());
-        format!("{ended} of {planned} executions have ended {}", self.in_short(tally, started))
+        let more = self.in_short(tally, started);
+        format!("{ended} of {planned} executions have ended {more}").trim_end().to_owned()
     }
 
     /// What there is to say beside how many have ended.

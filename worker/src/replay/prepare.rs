@@ -53,6 +53,7 @@ struct Supply {
 
 /// Makes everything ready; fails when the server cannot be asked, or refuses.
 pub(crate) async fn prepare(server: &Server, recording: &Recording, bar: &Bar) -> anyhow::Result<Prepared> {
+    server.remote.reach().await?;
     let blobs = recording.blobs.clone();
     let supply =
         Supply { closure: Closure::default(), blobs, made: HashMap::new(), uploaded: Mutex::default() };
@@ -69,7 +70,7 @@ pub(crate) async fn prepare(server: &Server, recording: &Recording, bar: &Bar) -
     let mut left_out = Vec::new();
     for (index, action) in recording.actions.iter().enumerate() {
         if let Some(blob) = spoilt.get(&action.digest) {
-            left_out.push((index, format!("blob {blob} {}", broken[blob])));
+            left_out.push((index, wrong_with(action.digest, *blob, &broken[blob])));
         }
     }
     let is_whole = |(index, _): &(usize, Digest)| !spoilt.contains_key(&recording.actions[*index].digest);
@@ -124,8 +125,11 @@ impl Preparation<'_> {
         while let Some(fetched) = fetches.next().await {
             match fetched.outcome {
                 Ok(pin) => drop(messages.insert(fetched.digest, self.server.read(&pin).await?)),
-                Err(error @ (FetchError::Missing | FetchError::Corrupt { .. })) => {
-                    self.broken.insert(fetched.digest, format!("of the server: {error}"));
+                Err(FetchError::Missing) => {
+                    self.broken.insert(fetched.digest, "is not on the server".to_owned());
+                }
+                Err(error @ FetchError::Corrupt { .. }) => {
+                    self.broken.insert(fetched.digest, format!("is wrong on the server: {error}"));
                 }
                 Err(error) => return Err(error).context("cannot read the actions"),
             }
@@ -228,6 +232,11 @@ impl Prepared {
         }
         Ok(self.uploaded().blobs > before || !self.supply.blobs.is_elsewhere())
     }
+}
+
+/// What is wrong with an action for want of a blob: which may be itself.
+pub(super) fn wrong_with(action: Digest, blob: Digest, reason: &str) -> String {
+    if action == blob { format!("the action {reason}") } else { format!("blob {blob} {reason}") }
 }
 
 /// Cuts a list of blobs into pieces that fit our disk.

@@ -15,6 +15,7 @@ use longshore_cas_store::source::FetchError;
 use super::bundle::BundleWriter;
 use super::closure::Closure;
 use super::outcome::Output;
+use super::prepare::wrong_with;
 use super::recording::{RecordedAction, Recording};
 use super::server::{Server, ServerArgs};
 use super::{Verdict, name_of};
@@ -100,6 +101,7 @@ struct Recorder {
 impl Recorder {
     /// Fetches all that the actions need; fails when the server cannot be asked.
     async fn gather(&mut self, actions: &[RecordedAction], bar: &Bar) -> anyhow::Result<()> {
+        self.server.remote.reach().await?;
         let digests = actions.iter().map(|action| action.digest).collect();
         for (digest, message) in self.messages(digests, bar).await? {
             if let Err(reason) = self.closure.action(digest, &message) {
@@ -159,8 +161,12 @@ impl Recorder {
         while let Some(fetched) = fetches.next().await {
             let pin = match fetched.outcome {
                 Ok(pin) => pin,
-                Err(error @ (FetchError::Missing | FetchError::Corrupt { .. })) => {
-                    self.broken.insert(fetched.digest, error.to_string());
+                Err(FetchError::Missing) => {
+                    self.broken.insert(fetched.digest, "is not on the server".to_owned());
+                    continue;
+                }
+                Err(error @ FetchError::Corrupt { .. }) => {
+                    self.broken.insert(fetched.digest, format!("is wrong on the server: {error}"));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -184,7 +190,8 @@ impl Recorder {
             recording.actions.iter().partition(|action| spoilt.contains_key(&action.digest));
         for action in left_out.iter().take(NAMED_MAX) {
             let blob = spoilt[&action.digest];
-            say(&format!("{} is left out: {blob}: {}", name_of(action), self.broken[&blob]));
+            let reason = wrong_with(action.digest, blob, &self.broken[&blob]);
+            say(&format!("{} is left out: {reason}", name_of(action)));
         }
         if left_out.len() > NAMED_MAX {
             say(&format!("{} more actions are left out", left_out.len() - NAMED_MAX));

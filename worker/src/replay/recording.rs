@@ -56,7 +56,7 @@ pub(crate) enum InputError {
         source: std::io::Error,
     },
     /// It is something else.
-    #[error("cannot replay {}: {reason}", .path.display())]
+    #[error("cannot use {}: {reason}", .path.display())]
     Unsuitable {
         /// What was read.
         path: PathBuf,
@@ -88,8 +88,11 @@ impl Recording {
             open_file(path)
         }?;
         if recording.actions.is_empty() {
-            let problems = recording.problems.join("; ");
-            let reason = if problems.is_empty() { "it has no action".to_owned() } else { problems };
+            let reason = match &*recording.problems {
+                [] => "it has no action".to_owned(),
+                [only] => only.clone(),
+                [first, more @ ..] => format!("it has no action; {first}; and {} more like that", more.len()),
+            };
             return Err(InputError::unsuitable(path, reason));
         }
         Ok(recording)

@@ -51,6 +51,9 @@ pub(crate) struct Report {
     pub(crate) problems: Vec<String>,
     /// Actions that were not executed.
     pub(crate) left_out: Vec<LeftOut>,
+    /// Whether it is the server that lacks what these need.
+    #[serde(skip)]
+    has_no_blobs: bool,
     pub(crate) uploaded_blobs: u64,
     pub(crate) uploaded_bytes: u64,
     pub(crate) executions: u64,
@@ -152,6 +155,7 @@ impl Report {
             next: tally.stop.map(|_| tally.next),
             problems: recording.problems.clone(),
             left_out: left_out.collect(),
+            has_no_blobs: recording.blobs.is_elsewhere(),
             uploaded_blobs: uploaded.blobs,
             uploaded_bytes: uploaded.bytes,
             executions: tally.executions,
@@ -194,7 +198,7 @@ impl Report {
     pub(crate) fn verdict(&self) -> Verdict {
         if self.stopped == Some(Stop::Interrupted) {
             Verdict::Interrupted
-        } else if self.failed > 0 {
+        } else if self.failed > 0 || (self.has_no_blobs && !self.left_out.is_empty()) {
             Verdict::Errors
         } else if !self.different.is_empty() {
             Verdict::Differences

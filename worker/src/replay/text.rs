@@ -14,14 +14,17 @@ const PATHS_MAX: usize = 8;
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { actions, repeat, jobs, server, .. } = self;
-        writeln!(f, "{actions} actions, {repeat} times, {jobs} at once, on {server}")?;
+        let times = if *repeat == 1 { "once".to_owned() } else { format!("{repeat} times") };
+        writeln!(f, "{actions} actions, {times}, {jobs} at once, on {server}")?;
         writeln!(f, "  uploaded      {} blobs, {} bytes", self.uploaded_blobs, self.uploaded_bytes)?;
         self.executed(f)?;
         if self.late_ms_max > 0.0 {
             writeln!(f, "  late          {:.1} ms at most", self.late_ms_max)?;
         }
-        let statuses: Vec<_> = self.statuses.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        writeln!(f, "  statuses      {}", statuses.join(", "))?;
+        if !self.statuses.is_empty() {
+            let statuses = self.statuses.iter().map(|(name, count)| format!("{count} {name}"));
+            writeln!(f, "  statuses      {}", statuses.collect::<Vec<_>>().join(", "))?;
+        }
         writeln!(f, "  equal         {} actions", self.equal)?;
         if self.unrecorded > 0 {
             writeln!(f, "  unrecorded    {} actions are compared with themselves alone", self.unrecorded)?;
