@@ -43,8 +43,11 @@ mod wai;
 use std::sync::{Arc, Weak};
 
 use anyhow::Result;
-use longshore_tests::longshore::Longshore;
+use longshore_tests::longshore::{Launch, Longshore};
 use tokio::sync::Mutex;
+
+/// Actions at once on the longshore that tests share.
+const JOBS: usize = 4;
 
 /// The longshore that the tests which run side by side share; it ends with the last of them.
 async fn shared() -> Result<Arc<Longshore>> {
@@ -53,7 +56,9 @@ async fn shared() -> Result<Arc<Longshore>> {
     if let Some(longshore) = running.upgrade() {
         return Ok(longshore);
     }
-    let longshore = Arc::new(Longshore::start().await?);
+    // Some tests need actions at once, however few cores there are.
+    let flags = vec!["--jobs".to_owned(), JOBS.to_string()];
+    let longshore = Arc::new(Longshore::launch(Launch { flags, ..Launch::default() }).await?);
     *running = Arc::downgrade(&longshore);
     Ok(longshore)
 }

@@ -11,6 +11,7 @@ use longshore_tests::action::TestAction;
 use tonic::Code;
 
 use crate::run::{Ran, declaring, declaring_older, run, run_by, run_script};
+use crate::support::shared_client;
 
 /// A script whose directory `d` has equal directories in it, empty ones, links, and every mode.
 const MIXED: &str = "mkdir -p d/b/same d/a/same d/c/other/same d/empty d/a/empty d/z/y/x && \
@@ -205,7 +206,7 @@ async fn odr_06() -> Result<()> {
 /// `root_directory_digest` is the digest of the Tree's root.
 #[tokio::test]
 async fn odr_07() -> Result<()> {
-    let client = crate::shared().await?.client().await?;
+    let (_longshore, client) = shared_client().await?;
     for function in DigestFunction::ALL {
         for script in [MIXED, "mkdir d"] {
             let mut action = declaring(TestAction::shell(script), &["d"]);
