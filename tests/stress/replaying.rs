@@ -8,12 +8,16 @@ use longshore_tests::longshore::binary;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::NamedTempFile;
+use tempfile::TempDir;
+
+/// The name of the report.
+const REPORT: &str = "report.json";
 
 /// A replay that goes on; dropped, it is killed.
 pub(crate) struct Replay {
     child: Child,
-    report: NamedTempFile,
+    /// Where it writes its report, and what it has to store.
+    folder: TempDir,
 }
 
 /// How a replay ended.
@@ -25,11 +29,13 @@ pub(crate) struct Replayed {
 
 impl Replay {
     pub(crate) fn start(bundle: &Path, uri: &str, flags: &[&str]) -> Result<Self> {
-        let report = NamedTempFile::new()?;
+        let folder = tempfile::tempdir()?;
+        let report = folder.path().join(REPORT);
         let mut command = Command::new(binary()?);
-        command.arg("replay").arg(bundle).args(["--server", uri, "--json"]).arg(report.path()).args(flags);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(Self { child: command.spawn().context("start longshore replay")?, report })
+        command.arg("replay").arg(bundle).args(["--server", uri, "--json"]).arg(report).args(flags);
+        // What one that is killed leaves goes with the folder.
+        command.env("TMPDIR", folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Self { child: command.spawn().context("start longshore replay")?, folder })
     }
 
     /// Whether it still goes on.
@@ -46,11 +52,12 @@ impl Replay {
     pub(crate) async fn ended(mut self) -> Result<Replayed> {
         let (status, report) = tokio::task::spawn_blocking(move || {
             let status = self.child.wait()?;
-            anyhow::Ok((status, std::fs::read_to_string(self.report.path())?))
+            anyhow::Ok((status, std::fs::read_to_string(self.folder.path().join(REPORT))))
         })
         .await??;
         let code = status.code().context("the replay was killed")?;
-        let report = serde_json::from_str(&report).with_context(|| format!("no report; code {code}"))?;
+        let report = report.with_context(|| format!("no report; code {code}"))?;
+        let report = serde_json::from_str(&report).context("the report is none")?;
         Ok(Replayed { code, report })
     }
 }

@@ -7,27 +7,32 @@ use longshore_tests::longshore::{Launch, Longshore};
 use longshore_tests::tree::T3;
 
 use super::bundle::Bundle;
+use super::figures::{Bounds, Figures};
 use super::holdings::Holdings;
 use super::replaying::Replay;
+use super::store;
 
 /// Inputs of the action.
 const INPUTS: usize = 40;
 const AT_ONCE: usize = 64;
 
-pub(crate) async fn run(rounds: u32) -> Result<()> {
+pub(crate) async fn run(bounds: Bounds, figures: &mut Figures) -> Result<()> {
     let bundle = Bundle::record(1, INPUTS).await?;
     let flags = ["--jobs", "16"].map(str::to_owned).into();
     let longshore = Longshore::launch(Launch { flags, ..Launch::default() }).await?;
     stampede(&longshore, 0).await?;
-    alone(&bundle, &longshore).await?;
+    alone(&bundle, &longshore, figures).await?;
     let before = Holdings::settled(&longshore).await?;
-    for round in 1..=rounds {
-        stampede(&longshore, round).await?;
-        alone(&bundle, &longshore).await?;
+    for round in bounds.rounds() {
+        stampede(&longshore, round + 1).await?;
+        figures.add("callers_of_one_execution", AT_ONCE as u64);
+        alone(&bundle, &longshore, figures).await?;
     }
-    println!("{rounds} times {AT_ONCE} callers of one action, and {AT_ONCE} executions of one at once");
-    Holdings::settled(&longshore).await?.are_flat_since(&before, 0)?;
+    let after = Holdings::settled(&longshore).await?;
+    figures.held_flat(before, after, 0)?;
+    let root = longshore.root();
     ensure!(longshore.stop().await?.success());
+    figures.add("blobs_hashed_again", store::rehash(&root)? as u64);
     Ok(())
 }
 
@@ -49,9 +54,10 @@ async fn stampede(longshore: &Longshore, round: u32) -> Result<()> {
 }
 
 /// 64 executions of an action that must not be shared.
-async fn alone(bundle: &Bundle, longshore: &Longshore) -> Result<()> {
+async fn alone(bundle: &Bundle, longshore: &Longshore, figures: &mut Figures) -> Result<()> {
     let flags = ["--jobs", "64", "--repeat", "64"];
     let replayed = Replay::start(&bundle.path(), longshore.uri(), &flags)?.ended().await?;
+    figures.replayed(&replayed)?;
     replayed.is_all_well()?;
     ensure!(replayed.number("executions")? == AT_ONCE as u64);
     Ok(())

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_tests::longshore::{Launch, Longshore};
 
 use super::bundle::Bundle;
+use super::figures::{Bounds, Figures};
 use super::holdings::Holdings;
 use super::replaying::Replay;
 use super::store;
@@ -23,8 +24,8 @@ const AT_ONCE_MIN: usize = 2;
 /// How often the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-pub(crate) async fn run(actions: u32) -> Result<()> {
-    let bundle = Bundle::record(usize::try_from(actions)?, INPUTS).await?;
+pub(crate) async fn run(bounds: Bounds, figures: &mut Figures) -> Result<()> {
+    let bundle = Bundle::record(usize::try_from(bounds.count)?, INPUTS).await?;
     let at_once = (bundle.actions / AT_ONCE_EVERY).max(AT_ONCE_MIN).to_string();
     let limit_bytes = bundle.disk_bytes / 10;
     let flags = ["--jobs".to_owned(), "4".to_owned(), "--max-size".to_owned(), limit_bytes.to_string()];
@@ -43,20 +44,23 @@ pub(crate) async fn run(actions: u32) -> Result<()> {
     stop.store(true, Ordering::Relaxed);
     let (looks, most_bytes) = watch.await??;
     let replayed = replayed?;
+    figures.replayed(&replayed)?;
     replayed.is_all_well()?;
     ensure!(replayed.number("equal")? == bundle.actions as u64);
     let uploaded = replayed.number("uploaded_bytes")?;
-    println!(
-        "{} executions, {at_once} at once, with a store of {limit_bytes} bytes, a tenth of the closure; {uploaded} bytes were uploaded again; \
-         at most {most_bytes} bytes on the disk in {looks} looks",
-        replayed.number("executions")?
-    );
+    figures.add("uploaded_again_bytes", uploaded);
+    figures.add("looks_at_the_disk", looks.into());
+    figures.add("disk_bytes_most", most_bytes);
+    figures.add("disk_limit_bytes_most", limit_bytes);
+    println!("{at_once} at once, with a store of {limit_bytes} bytes; at most {most_bytes} on the disk");
     ensure!(uploaded > limit_bytes, "hardly anything was evicted");
     ensure!(most_bytes <= limit_bytes, "{most_bytes} bytes on the disk");
-    Holdings::settled(&longshore).await?.are_flat_since(&before, 0)?;
+    let after = Holdings::settled(&longshore).await?;
+    figures.held_flat(before, after, 0)?;
     let root = longshore.root();
     ensure!(longshore.stop().await?.success());
-    store::rehash(&root).map(drop)
+    figures.add("blobs_hashed_again", store::rehash(&root)? as u64);
+    Ok(())
 }
 
 /// Looks at the disk again and again; the most that it held.

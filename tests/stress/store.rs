@@ -39,10 +39,27 @@ fn check(path: &Path, function: DigestFunction, mode: u32) -> Result<()> {
     Ok(())
 }
 
+/// Folders of what is stored.
+const STORED: [&str; 4] = ["blobs", "executables", "records", "trees"];
+
+/// How many files there are beside those.
+pub(crate) fn beside(root: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            count += 1;
+        } else if STORED.iter().all(|stored| entry.file_name() != *stored) {
+            walk(&entry.path(), &mut |_, _| count += 1)?;
+        }
+    }
+    Ok(count)
+}
+
 /// What the store's own folders take on the disk: every inode once, folders too.
 pub(crate) fn disk_bytes(root: &Path) -> Result<u64> {
     let mut inodes: HashMap<u64, u64> = HashMap::new();
-    for folder in ["blobs", "executables", "records", "trees"] {
+    for folder in STORED {
         walk(&root.join(folder), &mut |_, metadata| {
             inodes.insert(metadata.ino(), metadata.blocks() * BLOCK_BYTES);
         })?;

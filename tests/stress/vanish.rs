@@ -13,8 +13,9 @@ use longshore_tests::longshore::{Launch, Longshore};
 use longshore_tests::tree::T3;
 
 use super::bundle::Bundle;
+use super::figures::{Bounds, Figures};
 use super::holdings::Holdings;
-use super::replaying::Replay;
+use super::replaying::{Replay, Replayed};
 use super::store;
 
 /// Inputs of each action.
@@ -30,7 +31,7 @@ const KEPT_MAX: u64 = 256;
 /// The store is full after a while: what is left of clients must not keep it from working.
 const STORE_SIZE: &str = "256MiB";
 
-pub(crate) async fn run(seconds: u32) -> Result<()> {
+pub(crate) async fn run(bounds: Bounds, figures: &mut Figures) -> Result<()> {
     let bundle = Bundle::record(ACTIONS, INPUTS).await?;
     let flags = ["--jobs", "16", "--max-size", STORE_SIZE].map(str::to_owned).into();
     let longshore = Longshore::launch(Launch { flags, ..Launch::default() }).await?;
@@ -39,17 +40,20 @@ pub(crate) async fn run(seconds: u32) -> Result<()> {
     // What is there from the first of each kind on is there.
     disturb(&longshore, &bundle, Duration::from_secs(3)).await?;
     let before = Holdings::settled(&longshore).await?;
-    let (vanished, executions) = disturb(&longshore, &bundle, Duration::from_secs(seconds.into())).await?;
-    println!("{vanished} clients went; {executions} executions of another one beside them, none failed");
-    ensure!(vanished > 0 && executions > 0);
-    Holdings::settled(&longshore).await?.are_flat_since(&before, KEPT_MAX)?;
+    let (vanished, replayed) = disturb(&longshore, &bundle, Duration::from_secs(bounds.count.into())).await?;
+    figures.add("clients_that_went", vanished as u64);
+    figures.replayed(&replayed)?;
+    ensure!(vanished > 0 && replayed.number("executions")? > 0);
+    let after = Holdings::settled(&longshore).await?;
+    figures.held_flat(before, after, KEPT_MAX)?;
     let root = longshore.root();
     ensure!(longshore.stop().await?.success());
-    store::rehash(&root).map(drop)
+    figures.add("blobs_hashed_again", store::rehash(&root)? as u64);
+    Ok(())
 }
 
-/// Lets clients vanish for a while, beside a replay; how many did, and what the replay executed.
-async fn disturb(longshore: &Longshore, bundle: &Bundle, time: Duration) -> Result<(usize, u64)> {
+/// Lets clients vanish for a while, beside a replay; how many did, and what came of the replay.
+async fn disturb(longshore: &Longshore, bundle: &Bundle, time: Duration) -> Result<(usize, Replayed)> {
     let until = Instant::now() + time;
     let replay = Replay::start(&bundle.path(), longshore.uri(), &["--jobs", "8", "--repeat", "1000000"])?;
     let lanes = (0..LANES).map(|lane| async move {
@@ -64,7 +68,7 @@ async fn disturb(longshore: &Longshore, bundle: &Bundle, time: Duration) -> Resu
     replay.interrupt()?;
     let replayed = replay.ended().await?;
     replayed.is_all_well()?;
-    Ok((vanished, replayed.number("executions")?))
+    Ok((vanished, replayed))
 }
 
 /// One client that goes, in a way that depends on `index`.
