@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::bundle::Bundle;
 use super::figures::{Bounds, Figures};
-use super::holdings::Holdings;
+use super::holdings::{Holdings, Slack};
 use super::replaying::{Replay, Replayed};
 use super::store;
 
@@ -84,7 +84,7 @@ pub(crate) async fn run(bounds: Bounds, figures: &mut Figures, disk: &SmallDisk)
     figures.add("failed_for_want_of_space", failed);
     ensure!(failed > 0, "the disk was never full");
     let after = Holdings::settled(&longshore).await?;
-    figures.held_flat(before, after, 0)?;
+    figures.held_flat(before, after, Slack::default())?;
     let root = longshore.root();
     ensure!(longshore.stop().await?.success());
     figures.add("blobs_hashed_again", store::rehash(&root)? as u64);

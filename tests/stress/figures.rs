@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use super::holdings::Holdings;
+use super::holdings::{Holdings, Slack};
 use super::replaying::Replayed;
 
 /// Figures with this ending are not added up: the largest is kept.
@@ -55,11 +55,13 @@ impl Figures {
         Ok(())
     }
 
-    /// Notes what a longshore held before and after, which must be the same but for `kept` beginnings of uploads.
-    pub(crate) fn held_flat(&mut self, before: Holdings, after: Holdings, kept: u64) -> Result<()> {
+    /// Notes what a longshore held before and after, which must be the same but for `slack` and the executions that were
+    /// counted.
+    pub(crate) fn held_flat(&mut self, before: Holdings, after: Holdings, slack: Slack) -> Result<()> {
         self.held(before, after);
-        let executions = self.counts.get("executions").and_then(Value::as_u64);
-        after.are_flat_since(&before, executions.unwrap_or_default(), kept)
+        let counted = self.counts.get("executions").and_then(Value::as_u64).unwrap_or_default();
+        let executions = slack.executions.saturating_add(counted);
+        after.are_flat_since(&before, Slack { executions, ..slack })
     }
 
     /// Notes what a longshore held before and after.

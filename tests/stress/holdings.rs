@@ -23,6 +23,15 @@ const NOISE_THREADS: u64 = 4;
 const OPERATIONS_KEPT: u64 = 10_000;
 const OPERATION_BYTES: u64 = 6 << 10;
 
+/// What may have been added meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slack {
+    /// Operations that have ended, of which the latest are remembered.
+    pub(crate) executions: u64,
+    /// Beginnings of uploads, each of which is an open file.
+    pub(crate) uploads: u64,
+}
+
 /// Everything that is counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holdings {
@@ -65,18 +74,18 @@ impl Holdings {
         })
     }
 
-    /// What was held before is what is held now, but for what is remembered of `executions`, and for `kept` beginnings of
-    /// uploads.
-    pub(crate) fn are_flat_since(&self, before: &Self, executions: u64, kept: u64) -> Result<()> {
+    /// What was held before is what is held now, but for `slack`.
+    pub(crate) fn are_flat_since(&self, before: &Self, slack: Slack) -> Result<()> {
+        let Slack { executions, uploads } = slack;
         let (now, then) = (self.footprint, before.footprint);
         let growth_bytes = now.resident_bytes.saturating_sub(then.resident_bytes);
         let history_bytes = executions.min(OPERATIONS_KEPT) * OPERATION_BYTES;
         ensure!(
             growth_bytes <= NOISE_BYTES + history_bytes,
-            "memory has grown by {} MiB in {executions} executions",
+            "memory has grown by {} MiB",
             growth_bytes >> 20
         );
-        ensure!(now.descriptors <= then.descriptors + kept, "descriptors have grown");
+        ensure!(now.descriptors <= then.descriptors + uploads, "descriptors have grown");
         ensure!(now.threads <= then.threads + NOISE_THREADS, "threads have grown");
         self.are_those_of_another_life(before)
     }

@@ -23,6 +23,7 @@ pub(crate) fn rehash(root: &Path) -> Result<usize> {
         }
     }
     let count = files.len();
+    ensure!(count > 0, "nothing is stored in {}", root.display());
     files.into_par_iter().try_for_each(|(path, function, mode)| {
         check(&path, function, mode).with_context(|| format!("{} is corrupt", path.display()))
     })?;
