@@ -20,7 +20,7 @@ use longshore_tests::client::Client;
 use longshore_tests::tree::{InputTree, T1};
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
-use longshore_worker::frontend::nativelink::NativeLink;
+use longshore_worker::frontend::nativelink::{NativeLink, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource as _};
 
 /// Trees that the medians are of.
@@ -145,7 +145,7 @@ fn inputs(metadata: &reapi::ExecutedActionMetadata) -> Result<Duration> {
 fn join(workers: &str) -> Result<Arc<NativeLink>> {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
     Ok(NativeLink::start(SchedulerOptions {
-        link: Link::open(workers, &TlsOptions::default(), None, clock.clone())?,
+        link: Link::open(workers, &TlsOptions::default(), None, PINGS, clock.clone())?,
         instance_name: String::new(),
         worker_name: "nothing".to_owned(),
         platform: Vec::new(),

@@ -1,8 +1,11 @@
 //! A TCP proxy that makes the way longer: every byte arrives half a round trip later, in order, at any rate.
 //!
-//! It delays and does not throttle: what may be under way is up to the peers' windows, as on a real long way.
+//! It delays and does not throttle: what may be under way is up to the peers' windows, as on a real long way. Or it
+//! [swallows](DelayingProxy::swallow) everything, and nobody is told.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -24,7 +27,24 @@ const CHUNKS_MAX: usize = 16 << 10;
 pub struct DelayingProxy {
     address: SocketAddr,
     cut: broadcast::Sender<()>,
+    /// How often everything was swallowed: what was connected before that is mute.
+    swallowed: Arc<AtomicUsize>,
     task: JoinHandle<()>,
+}
+
+/// The way of one connection.
+#[derive(Clone, Debug)]
+struct Way {
+    delay: Duration,
+    swallowed: Arc<AtomicUsize>,
+    /// How often everything had been swallowed when it began.
+    before: usize,
+}
+
+impl Way {
+    fn is_mute(&self) -> bool {
+        self.swallowed.load(Ordering::SeqCst) != self.before
+    }
 }
 
 impl DelayingProxy {
@@ -35,26 +55,35 @@ impl DelayingProxy {
         let target = target.to_owned();
         let (cut, _) = broadcast::channel(1);
         let cuts = cut.clone();
+        let swallowed = Arc::new(AtomicUsize::new(0));
+        let counted = swallowed.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (target, mut cut) = (target.clone(), cuts.subscribe());
+                let before = counted.load(Ordering::SeqCst);
+                let way = Way { delay: round_trip / 2, swallowed: counted.clone(), before };
                 connections.spawn(async move {
                     // A connection that fails ends; both peers see it.
                     tokio::select! {
-                        _ = connect(client, &target, round_trip / 2) => {}
+                        _ = connect(client, &target, way) => {}
                         _ = cut.recv() => {}
                     }
                 });
             }
         });
-        Ok(Self { address, cut, task })
+        Ok(Self { address, cut, swallowed, task })
     }
 
     /// Ends the connections that there are.
     pub fn cut(&self) {
         // There may be none.
         let _ = self.cut.send(());
+    }
+
+    /// From here on, nothing that is said on the connections that there are arrives; new ones are as before.
+    pub fn swallow(&self) {
+        self.swallowed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Where it listens, as `HOST:PORT`.
@@ -69,17 +98,17 @@ impl Drop for DelayingProxy {
     }
 }
 
-async fn connect(client: TcpStream, target: &str, delay: Duration) -> Result<()> {
+async fn connect(client: TcpStream, target: &str, way: Way) -> Result<()> {
     let server = TcpStream::connect(target).await.with_context(|| target.to_owned())?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::try_join!(pass(from_client, to_server, delay), pass(from_server, to_client, delay))?;
+    tokio::try_join!(pass(from_client, to_server, &way), pass(from_server, to_client, &way))?;
     Ok(())
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) -> Result<()> {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: &Way) -> Result<()> {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_MAX);
     let read = async move {
         let mut buffer = BytesMut::new();
@@ -88,8 +117,12 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) 
             if from.read_buf(&mut buffer).await? == 0 || sender.is_closed() {
                 return Ok::<_, std::io::Error>(());
             }
-            let due = Instant::now() + delay;
-            if sender.send((due, buffer.split().freeze())).await.is_err() {
+            let chunk = buffer.split().freeze();
+            if way.is_mute() {
+                continue;
+            }
+            let due = Instant::now() + way.delay;
+            if sender.send((due, chunk)).await.is_err() {
                 return Ok(());
             }
         }
@@ -97,7 +130,9 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) 
     let write = async move {
         while let Some((due, chunk)) = receiver.recv().await {
             tokio::time::sleep_until(due).await;
-            to.write_all(&chunk).await?;
+            if !way.is_mute() {
+                to.write_all(&chunk).await?;
+            }
         }
         to.shutdown().await
     };

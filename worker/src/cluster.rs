@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use crate::action::ResultSink;
 use crate::cli::WorkerArgs;
 use crate::config::{CasConfig, Config, Jobs, Kind, SchedulerConfig};
-use crate::connect::Link;
+use crate::connect::{Link, Pings};
 use crate::environment::Threads;
 use crate::frontend::bots::Bots;
 use crate::frontend::buildbarn::Buildbarn;
 use crate::frontend::nativelink::NativeLink;
-use crate::frontend::{SchedulerOptions, Slots, WorkSource, pump};
+use crate::frontend::{SchedulerOptions, Slots, WorkSource, bots, buildbarn, nativelink, pump};
 use crate::machine::{Claimed, Ends, Machine, host_name};
 use crate::memory::give_back;
 use crate::remote::{AnySource, Prefetcher, Remote, RemoteOptions, SpeculationLimits};
@@ -206,7 +206,13 @@ fn options_of(
     let endpoint = &scheduler.endpoint.get_ref().uri;
     let tls = scheduler.tls.options();
     Ok(SchedulerOptions {
-        link: Link::open(endpoint, &tls, scheduler.token_file.as_deref(), clock.clone())?,
+        link: Link::open(
+            endpoint,
+            &tls,
+            scheduler.token_file.as_deref(),
+            pings(scheduler.kind),
+            clock.clone(),
+        )?,
         instance_name: scheduler.instance_name.clone(),
         worker_name: name.to_owned(),
         platform: scheduler.properties(),
@@ -220,6 +226,15 @@ fn writes_results(kind: Kind) -> bool {
     match kind {
         Kind::Bots => false,
         Kind::Buildbarn | Kind::NativeLink => true,
+    }
+}
+
+/// What schedulers of a kind make of pings.
+fn pings(kind: Kind) -> Pings {
+    match kind {
+        Kind::Bots => bots::PINGS,
+        Kind::Buildbarn => buildbarn::PINGS,
+        Kind::NativeLink => nativelink::PINGS,
     }
 }
 

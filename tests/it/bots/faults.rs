@@ -1,8 +1,11 @@
 //! What goes wrong on the way to the server and on its side: no result is lost, and none is told twice.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use longshore_proto::bots::LeaseState;
 use longshore_tests::fake_bots::{FakeBots, Fault, Handshake};
+use longshore_tests::proxy::DelayingProxy;
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
 
@@ -76,6 +79,22 @@ async fn a_result_outlasts_an_outage() -> Result<()> {
     }
     source.complete(assignment.operation, response(Code::Ok, 3)).await;
     server.faults_left(0).await;
+    assert_eq!(exit_code(&server.finished("a").await)?, 3);
+    assert_eq!(server.results("a").len(), 1);
+    no_mistakes(&server)
+}
+
+// A way on which nothing arrives any more is found out: what was to be said on it is said on another one.
+#[tokio::test]
+async fn a_server_vanishes() -> Result<()> {
+    let server = FakeBots::start(Handshake::Given).await?;
+    let proxy = DelayingProxy::start(server.uri().trim_start_matches("grpc://"), Duration::ZERO).await?;
+    server.submit("a", &action(0));
+    let source = join_at(&format!("grpc://{}", proxy.address()), 1)?;
+    let assignment = next(&*source).await?;
+    server.accepted("a").await;
+    proxy.swallow();
+    source.complete(assignment.operation, response(Code::Ok, 3)).await;
     assert_eq!(exit_code(&server.finished("a").await)?, 3);
     assert_eq!(server.results("a").len(), 1);
     no_mistakes(&server)
@@ -179,7 +198,7 @@ async fn a_full_bot_does_not_flood_its_server() -> Result<()> {
         server.called_since(server.calls().len()).await;
     }
     // The pause alone is counted: a slow machine makes it longer, and nothing makes it shorter.
-    assert!(started.elapsed() >= std::time::Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
     source.complete(assignment.operation, response(Code::Ok, 3)).await;
     no_mistakes(&server)
 }

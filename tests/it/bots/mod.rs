@@ -16,7 +16,7 @@ use longshore_tests::fake_bots::FakeBots;
 use longshore_worker::action::Assignment;
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
-use longshore_worker::frontend::bots::Bots;
+use longshore_worker::frontend::bots::{Bots, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource};
 use tonic::Code;
 
@@ -28,7 +28,7 @@ fn join(server: &FakeBots, capacity: usize) -> Result<Arc<dyn WorkSource>> {
 }
 
 fn join_at(endpoint: &str, capacity: usize) -> Result<Arc<dyn WorkSource>> {
-    Ok(join_by(Link::open(endpoint, &TlsOptions::default(), None, Arc::new(MachineClock))?, capacity))
+    Ok(join_by(Link::open(endpoint, &TlsOptions::default(), None, PINGS, Arc::new(MachineClock))?, capacity))
 }
 
 fn join_by(link: Link, capacity: usize) -> Arc<dyn WorkSource> {

@@ -20,7 +20,7 @@ use longshore_tests::transcript::{Recorder, Replay, Tape, Transcript};
 use longshore_worker::action::{Phase, Progress};
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
-use longshore_worker::frontend::bots::Bots;
+use longshore_worker::frontend::bots::{Bots, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource};
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -192,7 +192,7 @@ impl Outside {
 fn join(uri: &str) -> Result<Arc<dyn WorkSource>> {
     let clock = Arc::new(MachineClock);
     Ok(Bots::start(SchedulerOptions {
-        link: Link::open(uri, &TlsOptions::default(), None, clock.clone())?,
+        link: Link::open(uri, &TlsOptions::default(), None, PINGS, clock.clone())?,
         instance_name: String::new(),
         worker_name: BOT.to_owned(),
         platform: vec![("ISA".to_owned(), "x86-64".to_owned())],

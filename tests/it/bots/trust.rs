@@ -10,6 +10,7 @@ use longshore_tests::fake_bots::{FakeBots, Handshake};
 use longshore_tests::source::source_root;
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
+use longshore_worker::frontend::bots::PINGS;
 use tonic::Code;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::server::ServerTlsConfig;
@@ -45,7 +46,7 @@ fn endpoint(server: &FakeBots) -> String {
 #[tokio::test]
 async fn both_sides_show_who_they_are() -> Result<()> {
     let server = start().await?;
-    let link = Link::open(&endpoint(&server), &options(), None, Arc::new(MachineClock))?;
+    let link = Link::open(&endpoint(&server), &options(), None, PINGS, Arc::new(MachineClock))?;
     let source = join_by(link, 1);
     server.submit("a", &action(0));
     serve_one(&*source, 3).await?;
@@ -64,7 +65,7 @@ async fn strangers_are_not_spoken_to() -> Result<()> {
         TlsOptions { server_name: Some("example.org".to_owned()), ..options() },
     ];
     for stranger in strangers {
-        let link = Link::open(&endpoint(&server), &stranger, None, Arc::new(MachineClock))?;
+        let link = Link::open(&endpoint(&server), &stranger, None, PINGS, Arc::new(MachineClock))?;
         let mut client = BotsClient::new(link.channel());
         let refused =
             client.create_bot_session(link.request(CreateBotSessionRequest::default()).await?).await;
@@ -84,7 +85,7 @@ async fn a_token_goes_with_every_call() -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), "secret\n")?;
     let clock = Arc::new(MachineClock);
-    let link = Link::open(server.uri(), &TlsOptions::default(), Some(file.path()), clock)?;
+    let link = Link::open(server.uri(), &TlsOptions::default(), Some(file.path()), PINGS, clock)?;
     let source = join_by(link, 1);
     server.submit("a", &action(0));
     serve_one(&*source, 3).await?;

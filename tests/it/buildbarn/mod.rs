@@ -16,7 +16,7 @@ use longshore_tests::fake_buildbarn::{Ended, FakeBuildbarn};
 use longshore_worker::action::Assignment;
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
-use longshore_worker::frontend::buildbarn::Buildbarn;
+use longshore_worker::frontend::buildbarn::{Buildbarn, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource};
 
 /// The frontend alone: tests take actions from it, and say what they come to.
@@ -24,7 +24,7 @@ fn join(scheduler: &FakeBuildbarn, capacity: usize) -> Result<Arc<dyn WorkSource
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     Ok(Buildbarn::start(&SchedulerOptions {
-        link: Link::open(scheduler.uri(), &TlsOptions::default(), None, clock.clone())?,
+        link: Link::open(scheduler.uri(), &TlsOptions::default(), None, PINGS, clock.clone())?,
         instance_name: "main".to_owned(),
         worker_name: "tester".to_owned(),
         platform: vec![pair("pool", "b"), pair("ISA", "x86-64"), pair("pool", "a"), pair("pool", "b")],

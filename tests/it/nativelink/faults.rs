@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use longshore_proto::nativelink::update_for_scheduler::Update as Heard;
 use longshore_tests::fake_nativelink::FakeNativeLink;
+use longshore_tests::proxy::DelayingProxy;
 use longshore_worker::frontend::WorkSource as _;
 use longshore_worker::frontend::nativelink::NativeLink;
 use tonic::Code;
 
-use super::{action, join, message_of, next, no_mistakes, ran, response, serve_one};
+use super::{action, join, join_at, message_of, next, no_mistakes, ran, response, serve_one};
 
 #[tokio::test]
 async fn a_result_is_delivered_after_the_stream_has_come_back() -> Result<()> {
@@ -30,6 +32,21 @@ async fn a_result_is_delivered_after_the_stream_has_come_back() -> Result<()> {
     assert!(!after.cancelled.is_cancelled());
     source.complete(after.operation, response(Code::Ok, "back")).await;
     assert_eq!(message_of(&scheduler, "after").await?, "back");
+    no_mistakes(&scheduler)
+}
+
+// A way on which nothing arrives any more is found out, and the result takes another one.
+#[tokio::test]
+async fn a_scheduler_vanishes() -> Result<()> {
+    let scheduler = FakeNativeLink::start().await?;
+    let proxy = DelayingProxy::start(scheduler.uri().trim_start_matches("grpc://"), Duration::ZERO).await?;
+    let source = join_at(&format!("grpc://{}", proxy.address()), 1)?;
+    scheduler.submit("a", &action(1));
+    let assignment = next(&source).await?;
+    proxy.swallow();
+    source.complete(assignment.operation, response(Code::Ok, "by another way")).await;
+    assert_eq!(message_of(&scheduler, "a").await?, "by another way");
+    assert_eq!(scheduler.hellos().len(), 2);
     no_mistakes(&scheduler)
 }
 

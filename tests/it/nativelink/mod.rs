@@ -17,15 +17,19 @@ use longshore_tests::fake_nativelink::{Ended, FakeNativeLink};
 use longshore_worker::action::{Assignment, Phase, Progress};
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
-use longshore_worker::frontend::nativelink::NativeLink;
+use longshore_worker::frontend::nativelink::{NativeLink, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource as _};
 use tonic::Code;
 
 /// The frontend alone: tests take actions from it, and say what they come to.
 fn join(scheduler: &FakeNativeLink, capacity: usize) -> Result<Arc<NativeLink>> {
+    join_at(scheduler.uri(), capacity)
+}
+
+fn join_at(endpoint: &str, capacity: usize) -> Result<Arc<NativeLink>> {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
     Ok(NativeLink::start(SchedulerOptions {
-        link: Link::open(scheduler.uri(), &TlsOptions::default(), None, clock.clone())?,
+        link: Link::open(endpoint, &TlsOptions::default(), None, PINGS, clock.clone())?,
         instance_name: String::new(),
         worker_name: "tester".to_owned(),
         platform: vec![("ISA".to_owned(), "x86-64".to_owned()), ("pool".to_owned(), "a".to_owned())],

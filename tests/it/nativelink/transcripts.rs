@@ -20,7 +20,7 @@ use longshore_tests::fake_nativelink::FakeNativeLink;
 use longshore_tests::transcript::{Recorder, Replay, Step, Tape, Transcript};
 use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
-use longshore_worker::frontend::nativelink::NativeLink;
+use longshore_worker::frontend::nativelink::{NativeLink, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource as _};
 use tonic::{Code, Streaming};
 
@@ -159,7 +159,7 @@ fn action(name: &str) -> TestAction {
 fn join(uri: &str) -> Result<Arc<NativeLink>> {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
     Ok(NativeLink::start(SchedulerOptions {
-        link: Link::open(uri, &TlsOptions::default(), None, clock.clone())?,
+        link: Link::open(uri, &TlsOptions::default(), None, PINGS, clock.clone())?,
         instance_name: String::new(),
         worker_name: "tester".to_owned(),
         platform: vec![("ISA".to_owned(), "x86-64".to_owned())],

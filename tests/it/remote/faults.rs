@@ -6,6 +6,7 @@ use anyhow::Result;
 use longshore_cas_store::source::FetchError;
 use longshore_tests::cold::ColdWorker;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
+use longshore_tests::proxy::DelayingProxy;
 use longshore_worker::remote::{RemoteError, RemoteOptions};
 use tonic::Status;
 
@@ -27,6 +28,21 @@ async fn an_outage_of_minutes_loses_nothing() -> Result<()> {
     worker.fetch_one(cas.put("an input")).await?;
     let slept: Duration = worker.clock.sleeps().iter().sum();
     assert!(slept > Duration::from_mins(3), "{slept:?}");
+    Ok(())
+}
+
+// A way on which nothing arrives any more is found out, and what was asked for on it is asked for on another one.
+#[tokio::test]
+async fn a_server_vanishes() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let proxy = DelayingProxy::start(cas.uri().trim_start_matches("grpc://"), Duration::ZERO).await?;
+    let worker = ColdWorker::hasty(&RemoteOptions::new(format!("grpc://{}", proxy.address()))).await?;
+    worker.fetch_one(cas.put("before")).await?;
+    proxy.swallow();
+    worker.fetch_one(cas.put("after")).await?;
+    let pin = worker.put("an output").await?;
+    worker.remote.upload(std::slice::from_ref(&pin)).await?;
+    assert!(cas.blob(pin.digest()).is_some());
     Ok(())
 }
 

@@ -7,21 +7,18 @@ use std::time::Duration;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::{ConnectError, TlsOptions};
+use super::pings::PONG_TIME_MAX;
+use super::{ConnectError, Pings, TlsOptions};
 
 /// How long a connection attempt may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// How often a connection that carries nothing is checked.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the answer to a check may take.
-const KEEP_ALIVE_TIME_MAX: Duration = Duration::from_secs(20);
 /// What may be under way on one stream before we have taken it: a batch and a half.
 const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 /// What may be under way on the connection: 50 ms at 10 Gbit/s.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
 /// A channel that connects when it is first used, and again whenever it must.
-pub(super) fn open(address: &str, options: &TlsOptions) -> Result<Channel, ConnectError> {
+pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<Channel, ConnectError> {
     let wrong = |reason: String| ConnectError { what: format!("endpoint {address:?}"), reason };
     let (uri, is_secure) = uri(address).map_err(&wrong)?;
     let mut endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(error.to_string()))?;
@@ -32,8 +29,9 @@ pub(super) fn open(address: &str, options: &TlsOptions) -> Result<Channel, Conne
     let endpoint = endpoint
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIME_MAX)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIME_MAX)
+        .http2_keep_alive_interval(pings.interval())
+        .keep_alive_timeout(PONG_TIME_MAX)
+        // Without calls, most servers take a ping amiss, and nothing is lost with the connection.
         .keep_alive_while_idle(false)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
@@ -97,6 +95,11 @@ mod tests {
     #[test]
     fn a_certificate_that_cannot_be_read_is_named() {
         let options = TlsOptions { authorities: Some("/nowhere/ca.pem".into()), ..TlsOptions::default() };
-        assert!(open("grpcs://localhost:1", &options).unwrap_err().to_string().contains("/nowhere/ca.pem"));
+        assert!(
+            open("grpcs://localhost:1", &options, Pings::Free)
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere/ca.pem")
+        );
     }
 }

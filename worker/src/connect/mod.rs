@@ -4,6 +4,7 @@
 
 mod backoff;
 mod channel;
+mod pings;
 mod token;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use tonic::{Request, Status};
 
 pub use backoff::Backoff;
 pub use channel::is_secure;
+pub use pings::Pings;
 
 use token::Token;
 
@@ -51,16 +53,18 @@ pub struct Link {
 
 impl Link {
     /// The way to `endpoint`: `grpc://HOST:PORT`, `grpcs://HOST:PORT` (TLS) or `unix:PATH`; `http` and `https` mean the
-    /// same as the first two. `token_file` has a bearer token, and is read again as that ages.
+    /// same as the first two. `token_file` has a bearer token, and is read again as that ages. `pings` is what such a
+    /// server makes of pings, by which a peer that has vanished is found out.
     pub fn open(
         endpoint: &str,
         tls: &TlsOptions,
         token_file: Option<&Path>,
+        pings: Pings,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
         Ok(Self {
             origin: endpoint.into(),
-            channel: channel::open(endpoint, tls)?,
+            channel: channel::open(endpoint, tls, pings)?,
             token: token_file.map(|path| Arc::new(Token::new(path, clock))),
         })
     }

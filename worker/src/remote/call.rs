@@ -71,7 +71,13 @@ impl Caller {
     pub(super) fn open(options: &RemoteOptions, clock: Arc<dyn Clock>) -> Result<Self, RemoteError> {
         let server = Server {
             instance_name: options.instance_name.clone(),
-            link: Link::open(&options.endpoint, &options.tls, options.token_file.as_deref(), clock.clone())?,
+            link: Link::open(
+                &options.endpoint,
+                &options.tls,
+                options.token_file.as_deref(),
+                options.pings,
+                clock.clone(),
+            )?,
             clock,
             budget: Budget::new(),
             outage_max: options.outage_max,

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::connect::TlsOptions;
+use crate::connect::{Pings, TlsOptions};
+
+/// How long a server of blobs says nothing to any of the calls on a connection: those that take longer are given up.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// Where a remote CAS is and how to behave towards it.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct RemoteOptions {
     pub tls: TlsOptions,
     /// A file with a bearer token, read again as it ages.
     pub token_file: Option<PathBuf>,
+    /// How a server that has vanished is found out.
+    pub pings: Pings,
     /// Whether blobs travel compressed where the server offers it.
     pub compression: bool,
     /// The most downloads in flight.
@@ -34,6 +39,7 @@ impl RemoteOptions {
             instance_name: String::new(),
             tls: TlsOptions::default(),
             token_file: None,
+            pings: Pings::Counted { silence_max: SILENCE_MAX },
             compression: true,
             requests_in_flight_max: 64,
             outage_max: Duration::from_mins(10),

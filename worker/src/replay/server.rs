@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::blobs::LocalBlobs;
 use crate::config::Span;
-use crate::connect::TlsOptions;
+use crate::connect::{Pings, TlsOptions};
 use crate::environment::{Threads, environment};
 use crate::remote::{Remote, RemoteOptions};
 
@@ -67,6 +67,8 @@ impl ServerArgs {
             },
             token_file: self.token_file.clone(),
             outage_max: self.outage.0,
+            // A server may say nothing of an action for as long as that runs.
+            pings: Pings::RARE,
             ..RemoteOptions::new(&self.server)
         }
     }

@@ -27,7 +27,7 @@ const IDLE_CALL_TIME_MAX: Duration = Duration::from_secs(30);
 /// and not at all if those are less than 3 s.
 const BUSY_CALL_TIME_MAX: Duration = Duration::from_secs(4);
 /// The most that a deadline is stretched to, for a server that cannot keep it.
-const CALL_TIME_MAX: Duration = Duration::from_mins(1);
+pub(super) const CALL_TIME_MAX: Duration = Duration::from_mins(1);
 /// The most that a deadline is stretched by.
 const STRETCH_MAX: u32 = 16;
 /// The time between calls that a server answers at once although nothing has changed: those of a full session.

@@ -32,7 +32,10 @@ use tokio_util::sync::CancellationToken;
 use self::session::Session;
 use super::{SchedulerOptions, WorkSource};
 use crate::action::{Assignment, Phase, Progress};
-use crate::connect::Link;
+use crate::connect::{Link, Pings};
+
+/// `BuildGrid`'s servers are gRPC's own, and count; a poll waits for less than its deadline.
+pub const PINGS: Pings = Pings::Counted { silence_max: driver::CALL_TIME_MAX };
 
 /// The configuration that says how many leases a bot takes at once.
 const CAPACITY: &str = "capacity";

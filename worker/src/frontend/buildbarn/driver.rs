@@ -20,7 +20,9 @@ use crate::status::Failure;
 
 /// How long a call may take that is answered at once.
 const CALL_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long one may take that waits for work, up to two minutes by the scheduler's choice.
+/// How long the scheduler may wait for work, by its own choice.
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(2);
+/// How long a call may take that does.
 const IDLE_CALL_TIME_MAX: Duration = Duration::from_mins(3);
 /// How long a slot that executes is silent at most, whatever the clocks of the two machines say.
 const SILENCE_MAX: Duration = Duration::from_secs(10);

@@ -27,6 +27,10 @@ use tokio_util::sync::CancellationToken;
 use self::driver::Driver;
 use super::{SchedulerOptions, WorkSource};
 use crate::action::Assignment;
+use crate::connect::Pings;
+
+/// Buildbarn's servers are gRPC's for Go, and count; they wait for work for two minutes.
+pub const PINGS: Pings = Pings::Counted { silence_max: driver::WAIT_MAX };
 
 /// The parts of a slot's name.
 const NAME: &str = "worker";

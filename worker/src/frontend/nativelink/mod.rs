@@ -26,9 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{SchedulerOptions, WorkSource};
 use crate::action::{Assignment, Inline, Phase, Progress};
+use crate::connect::Pings;
 
 use reply::Reply;
 use session::{CLAIM_TIME_MAX, Session, Taken};
+
+/// `NativeLink`'s servers do not count pings; they say nothing as long as there is no work.
+pub const PINGS: Pings = Pings::Free;
 
 /// How long leaving may take: results that the scheduler may still ask for, and the last words.
 const CLOSE_TIME_MAX: Duration = CLAIM_TIME_MAX.saturating_add(Duration::from_secs(5));

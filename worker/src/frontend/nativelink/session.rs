@@ -21,6 +21,7 @@ use longshore_proto::nativelink::update_for_scheduler::Update;
 use longshore_proto::nativelink::{ExecuteComplete, ExecuteResult};
 use tokio_util::sync::CancellationToken;
 
+use super::PINGS;
 use super::reply::{self, Reply};
 use crate::status::Failure;
 
@@ -28,8 +29,8 @@ use crate::status::Failure;
 pub(super) const CLAIM_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long it has for what may have been lost on the way to it: it has that in its queue, and needs no client.
 const DOUBT_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long a result that was sent may still be on its way when the stream is lost.
-const DELIVERY_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a result that was sent may have been lost when the stream is: a scheduler that vanishes is found out late.
+const DELIVERY_TIME_MAX: Duration = PINGS.found_out_max().saturating_add(Duration::from_secs(5));
 /// Results that are kept though they were sent.
 const SENT_MAX: usize = 64;
 
