@@ -145,13 +145,14 @@ impl Space {
         self.changed.notify_all();
     }
 
-    /// Waits until nothing is being written, unlinked or waited for. Blocks.
+    /// Waits until nothing is being written, unlinked or waited for, and nobody is leaving. Blocks.
     #[cfg(test)]
     pub(crate) fn wait_until_quiet(&self) {
         let mut state = self.lock();
         let is_quiet = |state: &State| {
             let is_still = !state.is_evicting && state.taken.is_empty() && state.queue.is_empty();
-            is_still && state.reserved_bytes == 0 && state.ledger.victims_bytes() == 0
+            let leaving_bytes = state.ledger.victims_bytes() + state.ledger.leaving_bytes();
+            is_still && state.reserved_bytes == 0 && leaving_bytes == 0
         };
         while !is_quiet(&state) {
             self.changed.wait_for(&mut state, std::time::Duration::from_millis(1));
