@@ -28,7 +28,8 @@ impl BlobStore {
         let link = || folder.link(&path, to, to_path);
         let Err(error) = link() else { return Ok(()) };
         match error.errno {
-            Errno::ENOENT if folder.stat(&path).is_ok() => Err(error.into()),
+            // Somebody else has made it meanwhile, or it is the other folder that is missing.
+            Errno::ENOENT if folder.stat(&path).is_ok() => Ok(link()?),
             Errno::ENOENT if key.executable => self.space.with_variant(&key.digest, link),
             Errno::ENOENT => {
                 self.space.lose_blob(&key.digest);

@@ -39,6 +39,25 @@ async fn an_inode_without_a_link_left_is_renewed() {
     }
 }
 
+// Two trees want one variant: while the first link of the one fails, the other makes it.
+#[tokio::test]
+async fn a_variant_that_was_made_meanwhile_is_linked() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let work = OsDir::open(&fixture.work()).unwrap();
+    let pin = fixture.put(noise(5000, 1)).await;
+    let key = FileKey { digest: *pin.digest(), executable: true };
+    let _pins = store.pin_tree(&[], &[key]).await.unwrap();
+    store.link(&key, &work, "one".as_ref()).unwrap();
+    fixture.faults.fail_next(Op::Link, Errno::ENOENT);
+    store.link(&key, &work, "other".as_ref()).unwrap();
+    assert!(!fixture.faults.clear(), "the fault came");
+    assert_eq!(std::fs::read(fixture.work().join("other")).unwrap(), noise(5000, 1));
+    // Where it is the target that is not there, that is said.
+    let error = store.link(&key, &work, "nowhere/other".as_ref()).unwrap_err();
+    assert!(matches!(&error, StoreError::Path(error) if error.errno == Errno::ENOENT), "{error}");
+}
+
 #[tokio::test]
 async fn where_a_link_cannot_reach_the_file_is_copied() {
     let fixture = Fixture::new();
