@@ -6,11 +6,12 @@ use anyhow::{Result, ensure};
 use futures::StreamExt as _;
 use longshore_cas_store::digest::DigestFunction;
 use longshore_proto::bytestream::WriteRequest;
-use longshore_proto::longrunning;
-use longshore_tests::action::TestAction;
+use longshore_proto::longrunning::{self, Operation};
+use longshore_tests::action::{ActionBlobs, TestAction};
 use longshore_tests::client::{Client, finished};
 use longshore_tests::longshore::{Launch, Longshore};
 use longshore_tests::tree::T3;
+use tonic::{Code, Streaming};
 
 use super::bundle::Bundle;
 use super::figures::{Bounds, Figures};
@@ -28,6 +29,8 @@ const LARGE_BYTES: usize = 4 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Beginnings of uploads that longshore keeps for clients that come back, at most; each is an open file.
 const KEPT_MAX: u64 = 256;
+/// How often an action is uploaded that the store has lost again before it was started.
+const SUPPLIES_MAX: u32 = 4;
 /// The store is full after a while: what is left of clients must not keep it from working.
 const STORE_SIZE: &str = "256MiB";
 
@@ -83,8 +86,7 @@ async fn vanish(longshore: &Longshore, bundle: &Bundle, index: usize) -> Result<
         1 => {
             let action = TestAction::shell("sleep 1000").salt(unique.as_bytes().to_vec());
             let built = action.inputs(T3.tree(index as u64)).build(DigestFunction::Sha256);
-            client.upload(&built.blobs).await?;
-            let mut stream = client.start(&built.digest, false).await?;
+            let mut stream = start(&client, &built).await?;
             let name = stream.message().await?.map(|operation| operation.name).unwrap_or_default();
             drop(stream);
             // Nobody waits for it any more; it would hold its slot for as long as it sleeps.
@@ -94,16 +96,14 @@ async fn vanish(longshore: &Longshore, bundle: &Bundle, index: usize) -> Result<
         2 => {
             let action = TestAction::shell("head -c 100000 /dev/urandom > out; sleep 0.05").outputs(["out"]);
             let built = action.salt(unique.as_bytes().to_vec()).build(DigestFunction::Sha256);
-            client.upload(&built.blobs).await?;
-            drop(client.start(&built.digest, true).await?);
+            drop(start(&client, &built).await?);
             Ok(())
         }
         3 => {
             let action =
                 TestAction::shell("setsid sleep 1000 & sleep 1000").timeout(Duration::from_millis(50));
             let built = action.salt(unique.as_bytes().to_vec()).build(DigestFunction::Sha256);
-            client.upload(&built.blobs).await?;
-            let response = finished(client.start(&built.digest, true).await?).await?;
+            let response = finished(start(&client, &built).await?).await?;
             // DEADLINE_EXCEEDED of google.rpc.Code.
             ensure!(response.status.as_ref().is_some_and(|status| status.code == 4), "{response:?}");
             Ok(())
@@ -115,6 +115,20 @@ async fn vanish(longshore: &Longshore, bundle: &Bundle, index: usize) -> Result<
             Ok(())
         }
     }
+}
+
+/// Uploads an action and starts it. On a store that is full of what others upload, that may take more than one attempt, as
+/// it does for every client.
+async fn start(client: &Client, action: &ActionBlobs) -> Result<Streaming<Operation>> {
+    for _ in 1..SUPPLIES_MAX {
+        client.upload(&action.blobs).await?;
+        match client.start(&action.digest, true).await {
+            Err(status) if status.code() == Code::FailedPrecondition => {}
+            started => return Ok(started?),
+        }
+    }
+    client.upload(&action.blobs).await?;
+    Ok(client.start(&action.digest, true).await?)
 }
 
 /// Half a blob, and no more.
