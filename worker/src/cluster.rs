@@ -112,8 +112,9 @@ impl Remotes {
     }
 
     /// All of them, as the source of input trees.
-    fn source(&self) -> AnySource {
-        AnySource::new(self.0.iter().map(|(_, remote)| Arc::new(remote.clone()) as _).collect())
+    fn source(&self, environment: &Environment) -> AnySource {
+        let sources = self.0.iter().map(|(_, remote)| Arc::new(remote.clone()) as _).collect();
+        AnySource::new(sources, environment.clock.clone())
     }
 }
 
@@ -123,10 +124,14 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let mut remotes = Remotes::default();
     let machine = Machine::open(claimed, |store, environment| {
         remotes = Remotes::open(&schedulers, store, environment)?;
-        Ok(remotes.source())
+        Ok(remotes.source(environment))
     })
     .await?;
-    let slots = Slots::new(machine.jobs);
+    let slots = match remotes.0.as_slice() {
+        [_] => Slots::new(machine.jobs),
+        // An outage of one of them is not to be felt by the others' actions.
+        _ => Slots::with_inputs_first(machine.jobs),
+    };
     let mut sources: Vec<Arc<dyn WorkSource>> = Vec::new();
     let mut pumps = JoinSet::new();
     for scheduler in &schedulers {

@@ -237,6 +237,46 @@ async fn schedulers_share_a_worker() -> Result<()> {
     no_mistakes(&two)
 }
 
+// Whoever's CAS is away waits alone: others' actions have its place, and do not wait for what it may have.
+#[tokio::test]
+async fn an_outage_of_one_cas_is_not_felt_by_others() -> Result<()> {
+    for is_silent in [true, false] {
+        let (gone, there) = (FakeCas::start().await?, FakeCas::start().await?);
+        let (one, two) = (FakeBots::start(Handshake::Given).await?, FakeBots::start(Handshake::Given).await?);
+        let rest = config(&[&two], &there);
+        let rest = rest.split_once("[[scheduler]]").context("a scheduler")?.1;
+        let worker = Longshore::work(&format!("{}[[scheduler]]{rest}", config(&[&one], &gone)), None).await?;
+        for method in Method::ALL {
+            if is_silent {
+                gone.hold(method);
+            } else {
+                gone.always(method, Fault::Fail(Status::unavailable("not there")));
+            }
+        }
+        let action = |name: &'static str| {
+            let inputs = InputTree::new().file("in", name).file("deep/er", name);
+            TestAction::shell("cat in > out").inputs(inputs).outputs(["out"])
+        };
+        submit(&one, &gone, "waits", &action("waits"));
+        one.accepted("waits").await;
+        gone.arrived(Method::GetCapabilities, 1).await;
+        for name in ["a", "b", "c"] {
+            submit(&two, &there, name, &action(name));
+            let lease = two.finished(name).await;
+            assert_eq!((code(&lease), exit_code(&lease)?), (Code::Ok, 0), "{}", worker.output());
+        }
+        assert_eq!(one.results("waits").len(), 0);
+        for method in Method::ALL {
+            gone.release(method);
+            gone.heal(method);
+        }
+        assert_eq!(exit_code(&one.finished("waits").await)?, 0, "{}", worker.output());
+        no_mistakes(&one)?;
+        no_mistakes(&two)?;
+    }
+    Ok(())
+}
+
 // An action that waits for its turn has its inputs when that comes: the CAS may have gone by then.
 #[tokio::test]
 async fn the_inputs_of_what_waits_are_fetched_ahead() -> Result<()> {

@@ -1,5 +1,6 @@
 //! The client of somebody else's CAS, against a fake with faults and against a real longshore.
 
+mod any;
 mod downloads;
 mod executing;
 mod faults;

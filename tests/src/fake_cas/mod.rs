@@ -45,6 +45,24 @@ pub enum Method {
     WaitExecution,
 }
 
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::GetCapabilities,
+        Self::FindMissingBlobs,
+        Self::BatchReadBlobs,
+        Self::BatchUpdateBlobs,
+        Self::GetTree,
+        Self::Read,
+        Self::Write,
+        Self::QueryWriteStatus,
+        Self::GetActionResult,
+        Self::UpdateActionResult,
+        Self::Execute,
+        Self::WaitExecution,
+    ];
+}
+
 /// How a stream of `Execute` or `WaitExecution` goes.
 #[derive(Clone, Debug)]
 pub enum Told {

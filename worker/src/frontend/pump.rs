@@ -26,13 +26,25 @@ const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(1);
 pub struct Slots {
     free: Semaphore,
     jobs: usize,
+    /// Whether an action has its inputs before it takes a place.
+    inputs_first: bool,
     stopped: CancellationToken,
 }
 
 impl Slots {
     /// Room for `jobs` actions.
     pub fn new(jobs: usize) -> Arc<Self> {
-        Arc::new(Self { free: Semaphore::new(jobs), jobs, stopped: CancellationToken::new() })
+        Self::with(jobs, false)
+    }
+
+    /// The same, for actions whose inputs come from several places: those that wait for one of them stand in nobody's
+    /// way.
+    pub fn with_inputs_first(jobs: usize) -> Arc<Self> {
+        Self::with(jobs, true)
+    }
+
+    fn with(jobs: usize, inputs_first: bool) -> Arc<Self> {
+        Arc::new(Self { free: Semaphore::new(jobs), jobs, inputs_first, stopped: CancellationToken::new() })
     }
 
     /// How many actions run now.
@@ -110,6 +122,10 @@ async fn wait_for_place<'s>(worker: &ActionRunner, slots: &'s Slots, assignment:
         let place = assignment.cancelled.run_until_cancelled(slots.free.acquire()).await;
         place.and_then(Result::ok)
     };
+    if slots.inputs_first {
+        let inputs = assignment.cancelled.run_until_cancelled(worker.anticipate(assignment)).await;
+        return (place.await, inputs.flatten());
+    }
     tokio::pin!(place);
     tokio::select! {
         biased;
