@@ -11,7 +11,7 @@ use longshore_tests::longshore::{Launch, Longshore};
 use tonic::{Code, Status};
 
 use crate::streams::{FLUSH_BYTES, OpenWrite, ask, committed, part, parts, write, write_whole};
-use crate::support::{files_in, refused, shared_client, unique};
+use crate::support::{FEW_BYTES, files_in, refused, shared_client, unique};
 
 /// How long a server may take to see what a client did.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -131,7 +131,7 @@ async fn bsw_05() -> Result<()> {
     for function in DigestFunction::ALL {
         let client = client.with_function(function);
         for (size, part_bytes) in [
-            (1, 1),
+            (FEW_BYTES, FEW_BYTES),
             (1000, 7),
             (FLUSH_BYTES, FLUSH_BYTES),
             (FLUSH_BYTES + 1, 1 << 14),
@@ -178,7 +178,7 @@ async fn bsw_06() -> Result<()> {
 #[tokio::test]
 async fn bsw_07() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    for size in [0, 1, 1000, FLUSH_BYTES * 3] {
+    for size in [0, FEW_BYTES, 1000, FLUSH_BYTES * 3] {
         let (data, name) = upload(&client, size + 1);
         let digest = client.function().digest(&data[..size]);
         let name = name.replace(&client.function().digest(&data).to_string(), &digest.to_string());
@@ -200,7 +200,7 @@ async fn bsw_07() -> Result<()> {
 #[tokio::test]
 async fn bsw_08() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
-    for size in [1, 1000, FLUSH_BYTES * 3] {
+    for size in [FEW_BYTES, 1000, FLUSH_BYTES * 3] {
         for sent in [0, size / 2, size] {
             let (data, name) = upload(&client, size);
             let digest = client.function().digest(&data);

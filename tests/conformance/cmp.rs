@@ -11,12 +11,12 @@ use longshore_tests::client::Client;
 use tonic::{Code, Status};
 
 use crate::streams::{OpenWrite, part, parts, read, write, write_whole, zstd_read_name, zstd_write_name};
-use crate::support::{refused, shared_client, unique};
+use crate::support::{FEW_BYTES, refused, shared_client, unique};
 
 /// Contents of several kinds: none, little, much, much of the same, and both.
 fn contents() -> Vec<Vec<u8>> {
     let same = b"again and ".repeat(100_000);
-    vec![Vec::new(), unique(1), unique(1_000_000), [unique(300_000), same.clone()].concat(), same]
+    vec![Vec::new(), unique(FEW_BYTES), unique(1_000_000), [unique(300_000), same.clone()].concat(), same]
 }
 
 fn compressed(data: &[u8]) -> Result<Vec<u8>> {
@@ -250,7 +250,7 @@ async fn cmp_08() -> Result<()> {
 async fn cmp_09() -> Result<()> {
     let (_longshore, client) = shared_client().await?;
     let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 1 << 30), 3)?;
-    for size in [1, 1000, 1_000_000] {
+    for size in [FEW_BYTES, 1000, 1_000_000] {
         let data = unique(size);
         let digest = client.function().digest(&data);
         // Answered in the middle of the stream: it stays open.

@@ -27,7 +27,10 @@ pub(crate) async fn shared_client() -> Result<(Arc<Longshore>, Client)> {
     Ok((longshore, client))
 }
 
-/// Bytes that no other test has, `len` of them.
+/// The fewest bytes that no other test has: of one byte there are 256 blobs, and somebody may have uploaded them all.
+pub(crate) const FEW_BYTES: usize = 16;
+
+/// Bytes that no other test has, `len` of them, if there are [`FEW_BYTES`] at least.
 pub(crate) fn unique(len: usize) -> Vec<u8> {
     let seed = uuid::Uuid::new_v4();
     let block = |index: usize| DigestFunction::Sha512.digest(format!("{seed} {index}").as_bytes());
