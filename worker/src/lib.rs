@@ -14,6 +14,7 @@ mod machine;
 pub mod materialize;
 mod memory;
 pub mod output;
+mod packing;
 pub mod remote;
 pub mod replay;
 pub mod run;

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use longshore_cas_store::digest::Digest;
 use zstd::stream::raw::{Decoder, Encoder, InBuffer, Operation as _, OutBuffer};
 
+use crate::packing;
+
 /// What is expanded or packed at once.
 const PIECE_BYTES: usize = 128 << 10;
 /// The largest window that a frame may ask us to keep, as a power of two: what zstd itself keeps to.
@@ -82,13 +84,13 @@ impl Deflater {
 /// Expands a small blob, to no more than its size.
 pub(super) fn expand(digest: &Digest, packed: &[u8]) -> Result<Bytes, String> {
     let len = usize::try_from(digest.size_bytes()).map_err(|error| error.to_string())?;
-    let data = zstd::bulk::decompress(packed, len).map_err(|error| format!("is no zstd frame: {error}"))?;
+    let data = packing::expand(packed, len).map_err(|error| format!("is no zstd frame: {error}"))?;
     Ok(data.into())
 }
 
 /// Packs a small blob.
 pub(super) fn pack(data: &[u8]) -> Result<Vec<u8>, String> {
-    zstd::bulk::compress(data, LEVEL).map_err(|error| error.to_string())
+    packing::pack(data).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use bytes::{Buf as _, Bytes};
 use zstd::stream::raw::{DParameter, InBuffer, Operation as _, OutBuffer};
 
 use super::limits::WINDOW_LOG_MAX;
+use crate::packing;
 
 /// Fast enough not to be what a transfer waits for.
 const COMPRESSION_LEVEL: i32 = 1;
@@ -141,7 +142,7 @@ pub(super) fn decompress(data: &[u8], size_bytes: u64) -> Result<Vec<u8>, Decomp
 
 /// The content as zstd, if that is less.
 pub(super) fn smaller(content: &[u8]) -> Option<Vec<u8>> {
-    let compressed = zstd::bulk::compress(content, COMPRESSION_LEVEL).ok()?;
+    let compressed = packing::pack(content).ok()?;
     (compressed.len() < content.len()).then_some(compressed)
 }
 
