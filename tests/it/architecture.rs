@@ -16,15 +16,16 @@ const CRATES: [(&str, &[&str]); 3] = [
 ];
 
 /// The rooms of `worker`, each with those that it may import. A room that is not named here fails the test.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("materialize", &[]),
     ("output", &[]),
     ("connect", &[]),
-    ("remote", &["connect"]),
+    ("packing", &[]),
+    ("remote", &["connect", "packing"]),
     ("run", &[]),
     ("status", &["action", "materialize", "output", "run"]),
     ("action", &["materialize", "output", "remote", "run", "status"]),
-    ("frontend", &["action", "connect", "status"]),
+    ("frontend", &["action", "connect", "packing", "status"]),
     ("environment", &[]),
     ("config", &["connect"]),
     ("cli", &["config", "frontend", "replay"]),
