@@ -64,9 +64,10 @@ impl Space {
         let full = self.on_write(digest.size_bytes());
         let temporary = Temporary::create(&self.layout, BLOB_MODE).map_err(&full)?;
         temporary.write(data).map_err(&full)?;
-        let pin = self.publish(digest, temporary, reservation);
+        let pin = self.publish(digest, temporary, reservation)?;
+        self.recent.keep(digest, &[data]);
         drop(ticket);
-        pin
+        Ok(pin)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The blob store: one file a blob, counted once an inode, verified before it is visible.
 //!
 //! The rooms: `ledger` knows what lies on the disk and what may go, in memory alone, and `order` what was used when;
-//! `space` holds them under its lock and unlinks; `relief` is who else can give space back; `flight` says who writes what; `layout` names the files, `temporary` are those
-//! without a name yet; `ingest`, `writer`, `partial` and `adopt` let bytes in, `read` and `variant` let them out; `pin` keeps
-//! them; `recover` finds them again after a start.
+//! `space` holds them under its lock and unlinks; `relief` is who else can give space back; `flight` says who writes
+//! what; `layout` names the files, `temporary` are those without a name yet; `ingest`, `writer`, `partial` and
+//! `adopt` let bytes in, `read` and `variant` let them out, `recent` what is small and just came; `pin` keeps them;
+//! `recover` finds them again after a start.
 //!
 //! Invariants: a name in the store leads to bytes that were verified; a shared inode is never written, nor its mode
 //! or time changed; what is referred to is not unlinked; what is on the disk is in the ledger before it is
@@ -22,6 +23,7 @@ mod order;
 mod partial;
 mod pin;
 mod read;
+mod recent;
 mod recover;
 mod relief;
 pub(crate) mod space;

@@ -117,9 +117,16 @@ impl BlobStore {
         self.space.environment.io.run(read).await
     }
 
-    /// Reads many small blobs whole, by one hop to the pool; `None` for those not here. In order.
+    /// Reads many small blobs whole, by one hop to the pool at most; `None` for those not here. In order.
     pub async fn read_many(self: &Arc<Self>, digests: Vec<Digest>) -> Result<Vec<Option<Bytes>>, StoreError> {
         let pins: Vec<_> = digests.iter().map(|digest| self.pin(digest)).collect();
+        let in_memory = |pin: &Option<_>| match pin {
+            None => Some(None),
+            Some(pin) => self.space.in_memory(pin).map(Some),
+        };
+        if let Some(blobs) = pins.iter().map(in_memory).collect() {
+            return Ok(blobs);
+        }
         let space = self.space.clone();
         let read = move || pins.into_iter().map(|pin| space.read_whole(pin)).collect();
         self.space.environment.io.run(read).await
@@ -192,13 +199,17 @@ impl Space {
         }
     }
 
+    /// A blob that can be had without its file.
+    fn in_memory(&self, pin: &BlobPin) -> Option<Bytes> {
+        if pin.digest().is_empty() { Some(Bytes::new()) } else { self.recent.get(pin.digest()) }
+    }
+
     fn read_whole(self: &Arc<Self>, pin: Option<BlobPin>) -> Result<Option<Bytes>, StoreError> {
         let Some(pin) = pin else { return Ok(None) };
-        let size_bytes = pin.digest().size_bytes();
-        if size_bytes == 0 {
-            return Ok(Some(Bytes::new()));
+        if let Some(blob) = self.in_memory(&pin) {
+            return Ok(Some(blob));
         }
-        match self.read_range(&pin, 0..size_bytes) {
+        match self.read_range(&pin, 0..pin.digest().size_bytes()) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),

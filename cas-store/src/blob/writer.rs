@@ -123,15 +123,18 @@ impl BlobWriter {
     /// Verifies length and hash, and makes the blob visible.
     pub async fn finish(mut self) -> Result<BlobPin, StoreError> {
         let mut writing = self.idle().await?;
+        let is_whole = self.flushed_bytes() == 0;
         let chunks = std::mem::take(&mut self.pending);
-        self.space
-            .environment
-            .io
-            .run(move || {
-                writing.append(&chunks)?;
-                writing.publish()
-            })
-            .await
+        let (space, digest) = (self.space.clone(), self.digest);
+        let publish = move || {
+            writing.append(&chunks)?;
+            let pin = writing.publish()?;
+            if is_whole {
+                space.recent.keep(digest, &chunks);
+            }
+            Ok(pin)
+        };
+        self.space.environment.io.run(publish).await
     }
 
     /// Sets the blob aside as far as it is written; others may write it meanwhile.

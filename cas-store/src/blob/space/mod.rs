@@ -31,6 +31,7 @@ use reserve::Waiter;
 use super::flight::Flights;
 use super::layout::Layout;
 use super::ledger::{Ledger, SlotId, SlotKey};
+use super::recent::Recent;
 use super::{IdleHolder, PressureRelief};
 use crate::io::Environment;
 
@@ -42,6 +43,7 @@ pub(crate) struct Space {
     pub(crate) writes: AtomicU64,
     /// Files that streams keep open between chunks.
     pub(crate) files_kept: AtomicUsize,
+    pub(super) recent: Recent,
     evictions: AtomicU64,
     state: Mutex<State>,
     /// A key was given back, or space was freed.
@@ -84,6 +86,7 @@ impl Space {
             environment,
             writes: AtomicU64::new(0),
             files_kept: AtomicUsize::new(0),
+            recent: Recent::default(),
             evictions: AtomicU64::new(0),
             state: Mutex::new(State {
                 ledger: Ledger::new(limit_bytes),
