@@ -36,7 +36,7 @@ impl Ran {
 
 fn start(identity: Identity) -> Spawner {
     let program = kit::longshore();
-    Spawner::start(&SpawnerOptions { program, identity }).unwrap()
+    Spawner::start(&SpawnerOptions { program, ..SpawnerOptions::this_program(identity) }).unwrap()
 }
 
 impl Harness {
@@ -110,14 +110,16 @@ async fn arguments_pass_byte_for_byte() {
 #[tokio::test]
 async fn a_command_starts_with_clean_hands() {
     let harness = Harness::new();
-    let ran = harness
-        .sh("cat; umask; ls /proc/self/fd | tr '\\n' ' '; grep -E 'Sig(Blk|Ign)' /proc/self/status")
-        .await;
-    let lines: Vec<_> = ran.stdout.lines().collect();
-    assert_eq!(lines[0], "0022", "stdin is at its end and the umask fixed");
-    // ls itself has the folder open as the fourth.
-    assert!(lines[1].starts_with("0 1 2 3 SigBlk:\t0000000000000000"), "{lines:?}");
-    assert_eq!(lines[2], "SigIgn:\t0000000000000000");
+    let look = "cat; umask; ls /proc/self/fd | tr '\\n' ' '; grep -E 'Sig(Blk|Ign)' /proc/self/status";
+    // The second one by the same keeper.
+    for _ in 0..2 {
+        let ran = harness.sh(&format!("{look}; umask 0; trap '' HUP")).await;
+        let lines: Vec<_> = ran.stdout.lines().collect();
+        assert_eq!(lines[0], "0022", "stdin is at its end and the umask fixed");
+        // ls itself has the folder open as the fourth.
+        assert!(lines[1].starts_with("0 1 2 3 SigBlk:\t0000000000000000"), "{lines:?}");
+        assert_eq!(lines[2], "SigIgn:\t0000000000000000");
+    }
 }
 
 #[tokio::test]
@@ -270,6 +272,67 @@ async fn what_outlives_its_keeper_is_killed_by_the_helper() {
 }
 
 #[tokio::test]
+async fn a_keeper_is_used_again_while_it_lives_and_was_not_told_to_kill() {
+    let harness = Harness::new();
+    let first = harness.sh("echo $PPID; (setsid sleep 600 &)").await.stdout;
+    assert_eq!(harness.sh("echo $PPID; exit 3").await.stdout, first);
+    assert!(harness.run(&["/no/such/program"]).await.outcome.is_err());
+    assert_eq!(harness.sh("echo $PPID; kill -9 $$").await.stdout, first);
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let ran = harness.run_spec("cancel", harness.spec("cancel", &["sleep", "600"]), cancelled).await;
+    assert_eq!(ran.verdict(), Verdict::Cancelled);
+    let second = harness.sh("echo $PPID").await.stdout;
+    assert_ne!(second, first);
+
+    let keeper = Pid::from_raw(second.trim().parse().unwrap());
+    kill(keeper, nix::sys::signal::Signal::SIGKILL).unwrap();
+    while !is_dead(keeper) {
+        tokio::task::yield_now().await;
+    }
+    let ran = harness.sh("echo $PPID").await;
+    assert_eq!(ran.verdict(), Verdict::Exited(0));
+    assert_ne!(ran.stdout, second);
+}
+
+#[tokio::test]
+async fn a_keeper_that_nobody_needs_ends() {
+    let identity = Identity::Own { reason: "a test".to_owned() };
+    let options = SpawnerOptions {
+        program: kit::longshore(),
+        idle_max: Duration::from_millis(1),
+        ..SpawnerOptions::this_program(identity)
+    };
+    let spawner = Spawner::start(&options).unwrap();
+    let harness = Harness { spawner, folder: tempfile::tempdir().unwrap() };
+    // The second time there is nobody who sees to its end already.
+    for _ in 0..2 {
+        let ran = harness.sh("echo $PPID").await;
+        let keeper = Pid::from_raw(ran.stdout.trim().parse().unwrap());
+        while !is_dead(keeper) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_keeper_took_for_a_command_it_gives_back() {
+    let harness = Harness::new();
+    let long = "x".repeat(100_000);
+    let script = "sed -n 's/^VmRSS: *\\(.*\\) kB/\\1/p' /proc/$PPID/status; ls /proc/$PPID/fd | wc -l";
+    let mut seen = Vec::new();
+    for _ in 0..60 {
+        let ran = harness.run(&["sh", "-c", script, "sh", &long]).await;
+        assert_eq!(ran.verdict(), Verdict::Exited(0), "{}", ran.stderr);
+        let numbers: Vec<u64> = ran.stdout.lines().map(|line| line.trim().parse().unwrap()).collect();
+        seen.push(<[u64; 2]>::try_from(numbers).unwrap());
+    }
+    let ([resident_kib, descriptors], last) = (seen[10], seen[59]);
+    assert!(last[0] < resident_kib + 1024, "{seen:?}");
+    assert_eq!(last[1], descriptors);
+}
+
+#[tokio::test]
 async fn usage_is_that_of_the_command() {
     let harness = Harness::new();
     let ran = harness.sh("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done").await;
@@ -277,6 +340,13 @@ async fn usage_is_that_of_the_command() {
     assert!(outcome.usage.user_time > Duration::from_millis(1), "{outcome:?}");
     assert!(outcome.usage.resident_bytes_max > 100 << 10, "{outcome:?}");
     assert!(outcome.completed >= outcome.started);
+
+    // The next one's is not that of the last one, by the same keeper.
+    let large = harness.sh("head -c 50000000 /dev/zero | tail -c 50000000 | wc -c").await.outcome.unwrap();
+    let small = harness.run(&["true"]).await.outcome.unwrap();
+    assert!(large.usage.resident_bytes_max > 50_000_000, "{large:?}");
+    assert!(small.usage.resident_bytes_max < 50_000_000, "{small:?}");
+    assert!(small.usage.user_time < outcome.usage.user_time, "{small:?}");
 }
 
 // As root, the action's user reaches its work wherever the operator keeps the data.

@@ -32,9 +32,9 @@ async fn many_run_side_by_side_and_leave_no_descriptor() {
     let folder = tempfile::tempdir().unwrap();
     let program = kit::longshore();
     let identity = Identity::Own { reason: "a test".to_owned() };
-    let spawner = Spawner::start(&SpawnerOptions { program, identity }).unwrap();
+    let spawner =
+        Spawner::start(&SpawnerOptions { program, ..SpawnerOptions::this_program(identity) }).unwrap();
     let helper = spawner.helper_pid().to_string();
-    spawner.run(spec(folder.path(), COMMANDS), CancellationToken::new()).await.unwrap();
 
     let before = (descriptors("self"), descriptors(&helper));
     let runs = (0..COMMANDS).map(|index| spawner.run(spec(folder.path(), index), CancellationToken::new()));
@@ -45,5 +45,7 @@ async fn many_run_side_by_side_and_leave_no_descriptor() {
             format!("{index}\n")
         );
     }
-    assert_eq!((descriptors("self"), descriptors(&helper)), before);
+    // Each keeper that is kept for the next command is one of ours.
+    let idle = std::thread::available_parallelism().unwrap().get().min(COMMANDS);
+    assert_eq!((descriptors("self"), descriptors(&helper)), (before.0 + idle, before.1));
 }

@@ -38,8 +38,8 @@ const AT_ONCE: [usize; 2] = [1, 64];
 const WARM_UP: usize = 50;
 /// Connections that are open meanwhile, and idle.
 const CONNECTIONS: usize = 100;
-/// How long longshore is left alone before its footprint counts as "after".
-const REST: Duration = Duration::from_secs(3);
+/// How long longshore is left alone before its footprint counts as "after": its keepers wait a while for more.
+const REST: Duration = Duration::from_secs(8);
 
 /// The goals, one action at a time.
 const CLIENT_P50_MAX: Duration = Duration::from_millis(4);

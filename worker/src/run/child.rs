@@ -1,8 +1,8 @@
-//! From the fork to the program: what happens in the process that becomes the command.
+//! From the keeper to the program: what happens in the process that becomes the command.
+//!
+//! That process shares the keeper's memory: whatever takes memory is made before, and freed by the keeper after.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -10,23 +10,35 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Pid, Uid};
 
 use super::DEFAULT_PATH;
-use super::sys;
+use super::sys::{self, ChildStack, Texts};
 use super::wire::{Spec, Stage};
 
-/// Becomes the command. Returns only if that fails: the error has been written to `errors` by then.
+/// The exit code of a child that has become no program; nobody sees it.
+const FAILED: u8 = 127;
+
+/// Starts the command; returns when it has become its program.
 ///
-/// `errors` is closed by a successful `execve`, which is how the keeper knows of it.
-pub(super) fn become_command(spec: &Spec, stdout: &OwnedFd, stderr: &OwnedFd, errors: &OwnedFd) {
-    let Err((stage, errno)) = prepare(spec, stdout, stderr).and_then(|()| execute(spec));
-    let mut message = vec![stage as u8];
-    message.extend_from_slice(&(errno as i32).to_le_bytes());
-    if let Ok(errors) = errors.try_clone() {
-        // There is nobody else to tell.
-        let _ = File::from(errors).write_all(&message);
-    }
+/// A child that could not is left to be reaped.
+pub(super) fn start(
+    spec: &Spec,
+    [stdout, stderr]: &[OwnedFd; 2],
+    stack: &mut ChildStack,
+) -> Result<Pid, (Stage, Errno)> {
+    let programs = candidates(spec)?;
+    let (arguments, environment) = (Texts::new(&spec.arguments), Texts::new(&spec.environment));
+    let mut failure = None;
+    let child = stack.spawn_sharing_memory(|| {
+        let became =
+            prepare(spec, stdout, stderr).and_then(|()| execute(&programs, &arguments, &environment));
+        let Err(error) = became;
+        failure = Some(error);
+        FAILED
+    });
+    let pid = child.map_err(|errno| (Stage::Fork, errno))?;
+    failure.map_or(Ok(pid), Err)
 }
 
 fn prepare(spec: &Spec, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), (Stage, Errno)> {
@@ -56,21 +68,37 @@ fn prepare(spec: &Spec, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), (Stage
     nix::unistd::chdir(spec.working_directory.as_path()).map_err(at(Stage::WorkingDirectory))
 }
 
-/// Finds the program as REAPI's `Command.arguments` says, and becomes it.
-fn execute(spec: &Spec) -> Result<std::convert::Infallible, (Stage, Errno)> {
+/// Where the program may be, as REAPI's `Command.arguments` says.
+fn candidates(spec: &Spec) -> Result<Vec<CString>, (Stage, Errno)> {
     let Some(program) = spec.arguments.first() else { return Err((Stage::Execute, Errno::EINVAL)) };
     if program.to_bytes().contains(&b'/') {
         // Relative ones count from the working directory, which is the current one.
-        return Err((Stage::Execute, try_execute(program, spec)));
+        return Ok(vec![program.clone()]);
     }
     if program.is_empty() {
         return Err((Stage::Execute, Errno::ENOENT));
     }
-    let mut errno = Errno::ENOENT;
     // Bazel's repository rules name a script of their input root without a slash: the working directory comes last.
     let folders = search_path(&spec.environment).split(|byte| *byte == b':').chain([&b"."[..]]);
-    for folder in folders {
-        match try_execute(&candidate(folder, program), spec) {
+    Ok(folders.map(|folder| candidate(folder, program)).collect())
+}
+
+/// Becomes the first of the programs that there is.
+fn execute(
+    programs: &[CString],
+    arguments: &Texts<'_>,
+    environment: &Texts<'_>,
+) -> Result<std::convert::Infallible, (Stage, Errno)> {
+    let try_execute = |program: &CStr| match sys::execute(program, arguments, environment) {
+        Errno::EACCES if is_directory(program) => Errno::EISDIR,
+        errno => errno,
+    };
+    if let [program] = programs {
+        return Err((Stage::Execute, try_execute(program)));
+    }
+    let mut errno = Errno::ENOENT;
+    for program in programs {
+        match try_execute(program) {
             Errno::ENOENT | Errno::ENOTDIR => {}
             // Something of that name is there, but not for us; a later folder may have a better one.
             unusable @ (Errno::EACCES | Errno::EISDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => {
@@ -80,14 +108,6 @@ fn execute(spec: &Spec) -> Result<std::convert::Infallible, (Stage, Errno)> {
         }
     }
     Err((Stage::Execute, errno))
-}
-
-fn try_execute(program: &CStr, spec: &Spec) -> Errno {
-    match nix::unistd::execve(program, &spec.arguments, &spec.environment) {
-        Ok(never) => match never {},
-        Err(Errno::EACCES) if is_directory(program) => Errno::EISDIR,
-        Err(errno) => errno,
-    }
 }
 
 fn is_directory(program: &CStr) -> bool {

@@ -5,25 +5,24 @@
 //! action kill its own keeper, the orphans come here and are killed here.
 
 use std::collections::HashSet;
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send};
+use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid};
 
 use super::identity::Cover;
-use super::keeper::{self, Request};
-use super::{kill, sys};
+use super::keeper::{self, ORDER_FDS};
+use super::{kill, passing, sys};
 
 /// The hidden first argument that makes a process the helper.
 pub(super) const HELPER_ARGUMENT: &str = "spawn-helper";
-/// Descriptors in one request: socket, specification, stdout, stderr.
-pub(super) const REQUEST_FDS: usize = 4;
+/// Descriptors in one request: the keeper's socket, and its first order.
+pub(super) const REQUEST_FDS: usize = 1 + ORDER_FDS;
 /// What the helper sends once it is ready to fork.
 pub(super) const READY: &[u8] = b"ready";
 
@@ -72,7 +71,7 @@ fn serve(cover: Option<&Cover>) -> nix::Result<()> {
             reap(&mut keepers);
         }
         if requested {
-            match receive(&socket)? {
+            match passing::receive(&socket)? {
                 Some(request) => fork_keeper(request, &socket, &mut keepers),
                 None => break,
             }
@@ -91,40 +90,14 @@ fn take_socket() -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The next request; nothing when longshore has gone. A request without all its descriptors is dropped, which
-/// longshore sees as the end of its socket.
-fn receive(socket: &OwnedFd) -> nix::Result<Option<Request>> {
-    loop {
-        let mut byte = [0];
-        let mut parts = [IoSliceMut::new(&mut byte)];
-        let mut space = nix::cmsg_space!([RawFd; REQUEST_FDS]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = match recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-            Err(Errno::EINTR) => continue,
-            Err(Errno::ECONNRESET) => return Ok(None),
-            message => message?,
-        };
-        if message.bytes == 0 {
-            return Ok(None);
-        }
-        let mut fds = Vec::new();
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(received) = control {
-                fds.extend(received.into_iter().map(sys::own));
-            }
-        }
-        if let Ok([socket, spec, stdout, stderr]) = <[OwnedFd; REQUEST_FDS]>::try_from(fds) {
-            return Ok(Some(Request { socket, spec, stdout, stderr }));
-        }
-    }
-}
-
-fn fork_keeper(request: Request, socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
+/// Forks a keeper with the socket that it has to longshore, and its first order.
+fn fork_keeper(request: [OwnedFd; REQUEST_FDS], socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
     match sys::fork_single_threaded() {
         Ok(ForkResult::Child) => {
             // The helper's end must not stay open in a keeper: longshore could not tell that the helper is gone.
             let _ = nix::unistd::close(socket.as_raw_fd());
-            keeper::keep(request);
+            let [keeper_socket, spec, stdout, stderr] = request;
+            keeper::keep(keeper_socket, [spec, stdout, stderr].into());
             sys::exit_now(0);
         }
         Ok(ForkResult::Parent { child }) => {
@@ -137,11 +110,11 @@ fn fork_keeper(request: Request, socket: &OwnedFd, keepers: &mut HashSet<Pid>) {
 
 /// Reaps what has ended. A keeper that did not end by itself may have left its command behind.
 fn reap(keepers: &mut HashSet<Pid>) {
-    while let Some(status) = kill::reap_one() {
+    while let Some((status, _)) = kill::reap_one() {
         let was_keeper = status.pid().is_some_and(|pid| keepers.remove(&pid));
         if was_keeper && !matches!(status, WaitStatus::Exited(_, 0)) {
             let mut more = Vec::new();
-            kill::descendants_except(keepers, |status| more.extend(status.pid()));
+            kill::descendants_except(keepers, |status, _| more.extend(status.pid()));
             for pid in more {
                 keepers.remove(&pid);
             }
@@ -162,5 +135,5 @@ fn finish(mut keepers: HashSet<Pid>) {
             Err(_) => break,
         }
     }
-    kill::descendants_except(&HashSet::new(), |_| ());
+    kill::descendants_except(&HashSet::new(), |_, _| ());
 }

@@ -1,5 +1,8 @@
-//! The keeper of one command: starts it, bounds it, and ends when every descendant is dead.
+//! A keeper: starts a command, bounds it, and reports when every descendant of it is dead; then the next one.
+//!
+//! Between commands a keeper has no child, and holds nothing of the last one.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,64 +10,106 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd};
-use nix::sys::time::TimeVal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 
+use super::sys::ChildStack;
 use super::wire::{Report, Spec, Stage};
-use super::{RunOutcome, Usage, Verdict, child, kill, sys};
+use super::{RunOutcome, Usage, Verdict, child, kill, passing};
 
-/// What the helper received for one command.
-pub(super) struct Request {
-    /// The socket to longshore: the report goes out on it; its end means that nobody waits any more.
-    pub(super) socket: OwnedFd,
+/// Descriptors of one command.
+pub(super) const ORDER_FDS: usize = 3;
+
+/// What a keeper received for one command.
+pub(super) struct Order {
     /// The memory file with the specification.
-    pub(super) spec: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    spec: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
 }
 
-/// Keeps one command; called in a process of its own that ends with it.
-pub(super) fn keep(request: Request) {
-    let Request { socket, spec, stdout, stderr } = request;
-    let report = match run(&socket, &spec, [stdout, stderr]) {
-        Ok(outcome) => Report::Ended(outcome),
-        Err((stage, errno)) => Report::Failed(stage, errno),
-    };
-    // Longshore may have gone; then nobody wants it. It does not wait for the end of this process.
-    let _ = UnixStream::from(socket).write_all(&report.encode());
+impl From<[OwnedFd; ORDER_FDS]> for Order {
+    fn from([spec, stdout, stderr]: [OwnedFd; ORDER_FDS]) -> Self {
+        Self { spec, stdout, stderr }
+    }
 }
 
-fn run(socket: &OwnedFd, spec: &OwnedFd, streams: [OwnedFd; 2]) -> Result<RunOutcome, (Stage, Errno)> {
-    let at = |stage| move |errno| (stage, errno);
-    nix::sys::prctl::set_name(c"longshore-keep").map_err(at(Stage::Prepare))?;
-    nix::sys::prctl::set_child_subreaper(true).map_err(at(Stage::Prepare))?;
-    let spec = read_spec(spec).ok_or((Stage::Prepare, Errno::EBADMSG))?;
-    // The helper has SIGCHLD blocked, and so has this process.
-    let children = SignalFd::with_flags(&child_signal(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(at(Stage::Prepare))?;
-
-    let started = SystemTime::now();
-    let clock = Instant::now();
-    let pid = start(&spec, streams)?;
-    let mut watch = Watch { pid, status: None };
-    let ending = watch.wait(socket, &children, spec.timeout.map(|timeout| (clock, timeout)));
-    let duration = clock.elapsed();
-    kill::descendants_except(&std::collections::HashSet::new(), |status| watch.note(status));
-
-    let verdict = match (ending, watch.status) {
-        (Ending::Timeout, _) => Verdict::TimedOut,
-        (Ending::Hangup, _) => Verdict::Cancelled,
-        (Ending::Exit, Some(WaitStatus::Signaled(_, signal, _))) => Verdict::Signaled(signal as i32),
-        (Ending::Exit, Some(WaitStatus::Exited(_, code))) => Verdict::Exited(code),
-        (Ending::Exit, _) => return Err((Stage::Prepare, Errno::ECHILD)),
+/// Keeps one command after another; called in a process of its own that ends with it.
+///
+/// Reports go out on `socket`, and further orders come in; its end means that nobody waits any more.
+pub(super) fn keep(socket: OwnedFd, first: Order) {
+    let mut socket = UnixStream::from(socket);
+    let mut keeper = match Keeper::new() {
+        Ok(keeper) => keeper,
+        Err(errno) => {
+            // Longshore may have gone; then nobody wants it.
+            let _ = socket.write_all(&Report::Failed(Stage::Prepare, errno).encode());
+            return;
+        }
     };
-    Ok(RunOutcome { verdict, started, completed: SystemTime::now(), duration, usage: usage() })
+    let mut next = Some(first);
+    while let Some(order) = next {
+        let report = match keeper.run(&socket, order) {
+            Ok(outcome) => Report::Ended(outcome),
+            Err((stage, errno)) => Report::Failed(stage, errno),
+        };
+        // Longshore does not write again where it has cancelled a command: the next order is the end then.
+        next = match socket.write_all(&report.encode()) {
+            Ok(()) => passing::receive(&socket).ok().flatten().map(Order::from),
+            Err(_) => None,
+        };
+    }
+}
+
+/// What lasts from one command to the next.
+struct Keeper {
+    children: SignalFd,
+    stack: ChildStack,
+}
+
+impl Keeper {
+    fn new() -> nix::Result<Self> {
+        nix::sys::prctl::set_name(c"longshore-keep")?;
+        nix::sys::prctl::set_child_subreaper(true)?;
+        // The helper has SIGCHLD blocked, and so has this process.
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let children = SignalFd::with_flags(&child_signal(), flags)?;
+        Ok(Self { children, stack: ChildStack::new() })
+    }
+
+    /// Runs one command until every descendant is dead.
+    fn run(&mut self, socket: &UnixStream, order: Order) -> Result<RunOutcome, (Stage, Errno)> {
+        let Order { spec, stdout, stderr } = order;
+        let spec = read_spec(spec).ok_or((Stage::Prepare, Errno::EBADMSG))?;
+        let streams = [stdout, stderr];
+        let started = SystemTime::now();
+        let clock = Instant::now();
+        let pid = match child::start(&spec, &streams, &mut self.stack) {
+            Ok(pid) => pid,
+            Err(error) => {
+                kill::descendants_except(&HashSet::new(), |_, _| ());
+                return Err(error);
+            }
+        };
+        // When the report arrives, this process is no writer of them any more.
+        drop(streams);
+        let mut watch = Watch { pid, status: None, usage: Usage::default() };
+        let ending = watch.wait(socket, &self.children, spec.timeout.map(|timeout| (clock, timeout)));
+        let duration = clock.elapsed();
+        kill::descendants_except(&HashSet::new(), |status, usage| watch.note(status, usage));
+
+        let verdict = match (ending, watch.status) {
+            (Ending::Timeout, _) => Verdict::TimedOut,
+            (Ending::Hangup, _) => Verdict::Cancelled,
+            (Ending::Exit, Some(WaitStatus::Signaled(_, signal, _))) => Verdict::Signaled(signal as i32),
+            (Ending::Exit, Some(WaitStatus::Exited(_, code))) => Verdict::Exited(code),
+            (Ending::Exit, _) => return Err((Stage::Prepare, Errno::ECHILD)),
+        };
+        Ok(RunOutcome { verdict, started, completed: SystemTime::now(), duration, usage: watch.usage })
+    }
 }
 
 /// SIGCHLD, as a set.
@@ -74,37 +119,12 @@ pub(super) fn child_signal() -> SigSet {
     signals
 }
 
-fn read_spec(memory: &OwnedFd) -> Option<Spec> {
-    let mut file = File::from(memory.try_clone().ok()?);
+fn read_spec(memory: OwnedFd) -> Option<Spec> {
+    let mut file = File::from(memory);
     file.rewind().ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
     Spec::decode(&bytes)
-}
-
-/// Forks the command, and waits until it has become its program.
-///
-/// The streams are closed here: when the report arrives, this process is no writer of them any more.
-fn start(spec: &Spec, [stdout, stderr]: [OwnedFd; 2]) -> Result<Pid, (Stage, Errno)> {
-    let (errors, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| (Stage::Prepare, errno))?;
-    let pid = match sys::fork_single_threaded().map_err(|errno| (Stage::Fork, errno))? {
-        ForkResult::Child => {
-            child::become_command(spec, &stdout, &stderr, &writer);
-            sys::exit_now(127);
-        }
-        ForkResult::Parent { child } => child,
-    };
-    drop((writer, stdout, stderr));
-    let mut message = Vec::new();
-    // The pipe ends when the program starts, or with the child.
-    let _ = File::from(errors).read_to_end(&mut message);
-    match message.split_first_chunk() {
-        None => Ok(pid),
-        Some((&[stage, a, b, c, d], _)) => {
-            kill::descendants_except(&std::collections::HashSet::new(), |_| ());
-            Err((Stage::from_number(stage), Errno::from_raw(i32::from_le_bytes([a, b, c, d]))))
-        }
-    }
 }
 
 /// Why the wait for a command ended.
@@ -119,26 +139,31 @@ enum Ending {
 struct Watch {
     pid: Pid,
     status: Option<WaitStatus>,
+    /// Of it and of its orphans, with all that they waited for.
+    usage: Usage,
 }
 
 impl Watch {
-    fn note(&mut self, status: WaitStatus) {
+    fn note(&mut self, status: WaitStatus, usage: Usage) {
         if status.pid() == Some(self.pid) {
             self.status = Some(status);
         }
+        self.usage.user_time += usage.user_time;
+        self.usage.system_time += usage.system_time;
+        self.usage.resident_bytes_max = self.usage.resident_bytes_max.max(usage.resident_bytes_max);
     }
 
     /// Waits until the command has ended, its time is up, or nobody waits for it any more.
     fn wait(
         &mut self,
-        socket: &OwnedFd,
+        socket: &UnixStream,
         children: &SignalFd,
         deadline: Option<(Instant, Duration)>,
     ) -> Ending {
         loop {
             // Orphans end too; only the command itself counts.
-            while let Some(status) = kill::reap_one() {
-                self.note(status);
+            while let Some((status, usage)) = kill::reap_one() {
+                self.note(status, usage);
             }
             if self.status.is_some() {
                 return Ending::Exit;
@@ -171,19 +196,4 @@ fn poll_timeout(left: Option<Duration>) -> PollTimeout {
             PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
         }
     }
-}
-
-fn usage() -> Usage {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage::default() };
-    Usage {
-        user_time: duration(usage.user_time()),
-        system_time: duration(usage.system_time()),
-        // The kernel counts in KiB.
-        resident_bytes_max: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
-    }
-}
-
-fn duration(time: TimeVal) -> Duration {
-    let micros = u64::try_from(time.tv_usec()).unwrap_or(0);
-    Duration::from_secs(u64::try_from(time.tv_sec()).unwrap_or(0)) + Duration::from_micros(micros)
 }

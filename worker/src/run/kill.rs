@@ -7,14 +7,16 @@ use std::collections::HashSet;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
+
+use super::{Usage, sys};
 
 /// Kills and reaps every descendant except those below `spared` children; tells of each that it reaps.
 ///
 /// A process that forks and exits at once can be gone before its number is used, but its child is then a child
 /// of ours and seen by the next round; a round costs less than a fork, so this ends.
-pub(super) fn descendants_except(spared: &HashSet<Pid>, mut reaped: impl FnMut(WaitStatus)) {
+pub(super) fn descendants_except(spared: &HashSet<Pid>, mut reaped: impl FnMut(WaitStatus, Usage)) {
     // Most commands leave nothing behind, which one call tells.
     while has_children() {
         let victims: Vec<Pid> = children().into_iter().filter(|pid| !spared.contains(pid)).collect();
@@ -28,8 +30,8 @@ pub(super) fn descendants_except(spared: &HashSet<Pid>, mut reaped: impl FnMut(W
         }
         // They are killed, so waiting for one of them ends.
         for pid in victims {
-            if let Ok(status) = waitpid(pid, Some(WaitPidFlag::__WALL)) {
-                reaped(status);
+            if let Ok((status, usage)) = sys::wait_with_usage(pid, WaitPidFlag::__WALL) {
+                reaped(status, usage);
             }
         }
     }
@@ -71,11 +73,11 @@ fn parse_pid(text: &str) -> Option<Pid> {
 }
 
 /// Reaps one child that has ended, if there is any.
-pub(super) fn reap_one() -> Option<WaitStatus> {
+pub(super) fn reap_one() -> Option<(WaitStatus, Usage)> {
     loop {
-        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-            Ok(status) => return Some(status),
+        match sys::wait_with_usage(Pid::from_raw(-1), WaitPidFlag::WNOHANG | WaitPidFlag::__WALL) {
+            Ok((WaitStatus::StillAlive, _)) | Err(Errno::ECHILD) => return None,
+            Ok(reaped) => return Some(reaped),
             Err(Errno::EINTR) => {}
             Err(_) => return None,
         }

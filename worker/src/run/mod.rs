@@ -1,17 +1,18 @@
 //! Running commands: a helper process that starts, bounds, kills and reaps them.
-
 //!
 //! Longshore never forks an action itself: a multi-threaded process that forks leaks descriptors into children.
-//! The [`Spawner`] asks a single-threaded helper process, which forks one *keeper* a command; the keeper starts,
-//! bounds, kills and reaps it with everything that descends from it, and reports when nothing is left alive. That
-//! report is the proof that nobody can still write the command's outputs. It all ends with longshore: a keeper
-//! whose socket closes kills what it keeps.
+//! The [`Spawner`] asks a single-threaded helper process for *keepers*. A keeper starts a command, bounds, kills and
+//! reaps it with everything that descends from it, and reports when nothing is left alive. That report is the proof
+//! that nobody can still write the command's outputs, and that the keeper is free for another one: a few are kept. It
+//! all ends with longshore: a keeper whose socket closes kills what it keeps.
 
 mod child;
 mod helper;
 mod identity;
+mod idle;
 mod keeper;
 mod kill;
+mod passing;
 mod spawner;
 mod sys;
 mod wire;

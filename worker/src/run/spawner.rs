@@ -1,27 +1,28 @@
-//! Longshore's side: asks the helper to run commands and awaits the reports.
+//! Longshore's side: asks keepers to run commands, and the helper for keepers, and awaits the reports.
 
 use std::fs::File;
-use std::io::{IoSlice, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use longshore_cas_store::dir::Owner;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::helper::{HELPER_ARGUMENT, READY};
 use super::identity::Identity;
+use super::idle::{DEFAULT_IDLE_MAX, Idle, KeeperSocket};
 use super::wire::{REPORT_BYTES, Report, Spec, Stage};
-use super::{RunError, RunOutcome, RunSpec, Runner};
+use super::{RunError, RunOutcome, RunSpec, Runner, passing};
 
 /// How the helper is started.
 #[derive(Clone, Debug)]
@@ -30,12 +31,14 @@ pub struct SpawnerOptions {
     pub program: PathBuf,
     /// Who commands run as.
     pub identity: Identity,
+    /// How long a keeper that has ended one command waits for the next.
+    pub idle_max: Duration,
 }
 
 impl SpawnerOptions {
     /// This very program, started once more.
     pub fn this_program(identity: Identity) -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), identity }
+        Self { program: PathBuf::from("/proc/self/exe"), identity, idle_max: DEFAULT_IDLE_MAX }
     }
 }
 
@@ -45,6 +48,7 @@ pub struct Spawner {
     socket: OwnedFd,
     owner: Option<Owner>,
     helper: Child,
+    idle: Arc<Idle>,
 }
 
 impl Spawner {
@@ -70,7 +74,7 @@ impl Spawner {
         }
         let helper = command.spawn().map_err(|error| at("start")(errno_of(&error)))?;
         let owner = options.identity.owner();
-        let spawner = Self { socket, owner, helper };
+        let spawner = Self { socket, owner, helper, idle: Arc::new(Idle::new(options.idle_max)) };
         // The command holds the helper's end; the answer below would not see its death otherwise.
         drop(command);
         let mut answer = [0; READY.len()];
@@ -84,30 +88,40 @@ impl Spawner {
         self.helper.id()
     }
 
-    /// Hands a command to the helper; the answer comes on the socket that is returned.
+    /// Hands a command to a keeper; the answer comes on the socket that is returned.
     fn submit(&self, spec: &Spec, stdout: &File, stderr: &File) -> Result<UnixStream, (Stage, Errno)> {
         let at = |errno| (Stage::Prepare, errno);
         let memory = memfd_create("longshore-spec", MFdFlags::MFD_CLOEXEC).map_err(at)?;
         let mut memory = File::from(memory);
         memory.write_all(&spec.encode()).map_err(|error| at(errno_of(&error)))?;
+        let keeper = self.order(&memory, stdout, stderr).map_err(at)?;
+        UnixStream::from_std(keeper).map_err(|error| at(errno_of(&error)))
+    }
+
+    /// Gives the order to an idle keeper, or a new one.
+    fn order(&self, spec: &File, stdout: &File, stderr: &File) -> nix::Result<KeeperSocket> {
+        let order = [spec.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        while let Some(keeper) = self.idle.take() {
+            // One that was killed meanwhile takes no orders.
+            if passing::send(&keeper, &order).is_ok() {
+                return Ok(keeper);
+            }
+        }
         let flags = SockFlag::SOCK_CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags).map_err(at)?;
-        let fds = [theirs.as_raw_fd(), memory.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
-        let parts = [IoSlice::new(b"r")];
-        let control = [ControlMessage::ScmRights(&fds)];
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+        let [spec, stdout, stderr] = order;
         // The helper reads at once, so this does not wait for long even when its queue is full.
-        sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)
-            .map_err(at)?;
-        let ours = std::os::unix::net::UnixStream::from(ours);
-        ours.set_nonblocking(true)
-            .and_then(|()| UnixStream::from_std(ours))
-            .map_err(|error| at(errno_of(&error)))
+        passing::send(&self.socket, &[theirs.as_fd(), spec, stdout, stderr])?;
+        let ours = KeeperSocket::from(ours);
+        ours.set_nonblocking(true).map_err(|error| errno_of(&error))?;
+        Ok(ours)
     }
 }
 
 impl Drop for Spawner {
     /// Lets the helper see the end of its socket, and waits until it has killed what still runs.
     fn drop(&mut self) {
+        self.idle.clear();
         let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         let _ = self.helper.wait();
     }
@@ -126,8 +140,12 @@ impl Runner for Spawner {
             // Only the command may hold them now: their end is the end of writing.
             drop((stdout, stderr));
             let mut socket = submitted.map_err(|(stage, errno)| start_error(&spec, stage, errno))?;
-            let bytes = await_report(&mut socket, cancelled).await;
-            match Report::decode(&bytes) {
+            let (bytes, was_cancelled) = await_report(&mut socket, cancelled).await;
+            let report = Report::decode(&bytes);
+            if report.is_some() && !was_cancelled {
+                self.idle.put(socket);
+            }
+            match report {
                 Some(Report::Ended(outcome)) => Ok(outcome),
                 Some(Report::Failed(stage, errno)) => Err(start_error(&spec, stage, errno)),
                 None => Err(RunError::Lost("its keeper ended without a report".to_owned())),
@@ -137,8 +155,8 @@ impl Runner for Spawner {
 }
 
 /// Reads a whole report, or to the end of the socket; `cancelled` closes our half, which the keeper takes for the
-/// order to kill.
-async fn await_report(socket: &mut UnixStream, cancelled: CancellationToken) -> Vec<u8> {
+/// order to kill, and its last. Tells whether that was given.
+async fn await_report(socket: &mut UnixStream, cancelled: CancellationToken) -> (Vec<u8>, bool) {
     use tokio::io::AsyncWriteExt as _;
     let (reader, mut writer) = socket.split();
     let mut reader = reader.take(REPORT_BYTES as u64);
@@ -147,13 +165,13 @@ async fn await_report(socket: &mut UnixStream, cancelled: CancellationToken) -> 
     tokio::pin!(read);
     tokio::select! {
         // What was read is in `bytes`; an error leaves it short, which no report is.
-        _ = &mut read => return bytes,
+        _ = &mut read => return (bytes, false),
         () = cancelled.cancelled() => {
             let _ = writer.shutdown().await;
         }
     }
     let _ = read.await;
-    bytes
+    (bytes, true)
 }
 
 fn start_error(spec: &Spec, stage: Stage, errno: Errno) -> RunError {

@@ -37,11 +37,6 @@ impl Stage {
     const ALL: [Self; 6] =
         [Self::Prepare, Self::Fork, Self::Streams, Self::Identity, Self::WorkingDirectory, Self::Execute];
 
-    /// The stage of that number; an unknown one counts as the last.
-    pub(super) fn from_number(number: u8) -> Self {
-        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Execute)
-    }
-
     /// What the step does, for an error message.
     pub(super) fn describe(self) -> &'static str {
         match self {

@@ -75,7 +75,9 @@ impl Bench {
         let identity = Identity::probe(&root.path().join("work"), DEFAULT_ACTION_USER);
         let owner = identity.owner();
         let program = crate::kit::longshore();
-        let spawner = Arc::new(Spawner::start(&SpawnerOptions { program, identity }).unwrap());
+        let spawner = Arc::new(
+            Spawner::start(&SpawnerOptions { program, ..SpawnerOptions::this_program(identity) }).unwrap(),
+        );
 
         let options = StoreOptions { size_bytes_max: SIZE_BYTES_MAX };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
