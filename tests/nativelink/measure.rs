@@ -4,7 +4,8 @@
 //! `measure ENDPOINT` executes on the scheduler whose clients call there, and prints a line of figures: the medians, in
 //! milliseconds, of what a client waits for and of what the worker says that the inputs took; and actions a second,
 //! 64 at once. `measure ENDPOINT WORKERS` does so with a worker of its own on `NativeLink`'s `WorkerApi` that runs
-//! nothing and answers at once, and prints what the scheduler itself allows.
+//! nothing and answers at once, and prints what the scheduler itself allows; and how long it takes to read all blobs of a
+//! new T1 in batches, side by side, and to drop them: what the CAS itself allows of "cold".
 //!
 //! Every tree and every action is new, so that no cache of results answers, and cold is cold wherever it has run before.
 
@@ -31,6 +32,10 @@ const ACTIONS: usize = 1000;
 const AT_ONCE: usize = 64;
 /// Actions before the clock starts.
 const WARM_UP: usize = 50;
+/// How many batches are read at once where nothing is done with them.
+const READS_AT_ONCE: usize = 16;
+/// What a batch is counted to take a blob beside its bytes.
+const BLOB_OVERHEAD_BYTES: u64 = 128;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -42,7 +47,8 @@ async fn main() -> Result<()> {
     if let Some(workers) = arguments.next() {
         let idle = join(&workers)?;
         let answering: Vec<_> = (0..AT_ONCE).map(|_| tokio::spawn(answer(idle.clone()))).collect();
-        println!("actions/s {:.0}", trivial(&client, seed).await?);
+        let rate = trivial(&client, seed).await?;
+        println!("cold {} actions/s {rate:.0}", reading(&client, seed).await?.as_millis());
         idle.drain();
         idle.close().await;
         for task in answering {
@@ -94,6 +100,54 @@ async fn trees(client: &Client, seed: u64) -> Result<[Took; 3]> {
         }
     }
     Ok(took)
+}
+
+/// The median of how long it takes to read a new T1 and to drop it.
+async fn reading(client: &Client, seed: u64) -> Result<Duration> {
+    let mut took = Vec::new();
+    let batch_bytes_max = batch_bytes_max(client).await?;
+    for round in 0..ROUNDS as u64 {
+        let action = trivial_action("read").inputs(T1.tree(seed ^ round << 32)).build(client.function());
+        for part in action.blobs.chunks(1_000) {
+            client.upload(part).await?;
+        }
+        let mut batches = vec![Vec::new()];
+        let mut batch_bytes = 0;
+        for (digest, _) in &action.blobs {
+            let blob_bytes = digest.size_bytes() + BLOB_OVERHEAD_BYTES;
+            if batch_bytes + blob_bytes > batch_bytes_max {
+                batches.push(Vec::new());
+                batch_bytes = 0;
+            }
+            batch_bytes += blob_bytes;
+            batches.last_mut().expect("one at least").push(digest.to_wire());
+        }
+        let started = Instant::now();
+        let read = |digests: Vec<reapi::Digest>| async move {
+            let request = reapi::BatchReadBlobsRequest { digests, ..Default::default() };
+            let read = client.cas().batch_read_blobs(request).await?.into_inner();
+            let is_read = |blob: &reapi::batch_read_blobs_response::Response| {
+                blob.status.as_ref().is_none_or(|status| status.code == 0)
+            };
+            ensure!(read.responses.iter().all(is_read), "a blob could not be read");
+            Ok(())
+        };
+        futures::stream::iter(batches).map(read).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await?;
+        took.push(started.elapsed());
+    }
+    took.sort();
+    Ok(took[took.len() / 2])
+}
+
+/// What the server takes in one batch.
+async fn batch_bytes_max(client: &Client) -> Result<u64> {
+    let capabilities =
+        client.capabilities().get_capabilities(reapi::GetCapabilitiesRequest::default()).await?;
+    let announced =
+        capabilities.into_inner().cache_capabilities.context("no CAS")?.max_batch_total_size_bytes;
+    // Nothing announced is no limit but that of a gRPC message.
+    let announced = u64::try_from(announced)?;
+    Ok(if announced == 0 { 4 << 20 } else { announced }.min((4 << 20) - (64 << 10)))
 }
 
 /// Actions a second.
