@@ -92,6 +92,28 @@ impl Operation {
         Arc::new(Self::of(new_name(), execution, request.inline.clone(), request.size_bytes()))
     }
 
+    /// One that has ended before.
+    pub(super) fn ended(
+        name: &str,
+        action_digest: Digest,
+        inline: Inline,
+        response: reapi::ExecuteResponse,
+    ) -> Arc<Self> {
+        let execution = Execution {
+            name: name.to_owned(),
+            instance: String::new(),
+            action_digest,
+            do_not_cache: true,
+            metadata: reapi::RequestMetadata::default(),
+            queued: SystemTime::UNIX_EPOCH,
+            progress: watch::Sender::default(),
+            cancelled: CancellationToken::new(),
+        };
+        let operation = Self::of(name.to_owned(), Arc::new(execution), inline, 0);
+        operation.end(Arc::new(response));
+        Arc::new(operation)
+    }
+
     fn of(name: String, execution: Arc<Execution>, inline: Inline, size_bytes: usize) -> Self {
         let (response, waiters) = (watch::Sender::default(), AtomicUsize::new(0));
         Self { name, inline, execution, size_bytes, response, waiters }

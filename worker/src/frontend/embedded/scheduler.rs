@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tonic::Code;
 use tracing::{Instrument as _, Span};
 
+use self::history::Ending;
 use self::state::{GivenUp, State};
 use super::action_cache::ActionCache;
 use super::operation::{Execution, Operation, Request};
@@ -82,8 +83,9 @@ impl Scheduler {
     /// An operation that was over before it began: its response was known.
     pub(super) fn answer(self: &Arc<Self>, request: Request, response: reapi::ExecuteResponse) -> Waiter {
         let operation = Operation::new(request, self.clock.now());
-        self.state.lock().answered(&operation, &response);
-        operation.end(Arc::new(response));
+        let ending = Ending::from(response);
+        self.state.lock().answered(&operation, &ending);
+        operation.end(ending.response);
         Waiter::new(self.clone(), operation)
     }
 
@@ -105,14 +107,14 @@ impl Scheduler {
 
     /// Takes no more actions; what is queued is refused, what runs goes on.
     pub fn close(&self) {
-        let response = failed(&stopping());
+        let ending = failed(&stopping());
         let refused = {
             let mut state = self.state.lock();
             state.closed = true;
-            state.dequeue_all(&response)
+            state.dequeue_all(&ending)
         };
         self.arrived.notify_waiters();
-        tell(&refused, response);
+        tell(&refused, &ending);
     }
 
     /// Stops everything that runs.
@@ -133,10 +135,10 @@ impl Scheduler {
 
     /// Ends an operation for its client, and what it asked for if nobody else did.
     fn give_up(&self, operation: &Arc<Operation>) {
-        let response = failed(&Failure::cancelled());
-        let given_up = self.state.lock().give_up(operation, &response);
+        let ending = failed(&Failure::cancelled());
+        let given_up = self.state.lock().give_up(operation, &ending);
         match given_up {
-            GivenUp::Alone | GivenUp::Dequeued => tell(std::slice::from_ref(operation), response),
+            GivenUp::Alone | GivenUp::Dequeued => tell(std::slice::from_ref(operation), &ending),
             GivenUp::Running(execution) => execution.cancelled.cancel(),
             GivenUp::Over => {}
         }
@@ -199,18 +201,19 @@ impl WorkSource for Scheduler {
                 // The client gets its result all the same; only the next one has to run it again.
                 tracing::warn!(operation = name, "cannot cache the result: {}", failure.message());
             }
+            if code_of(&response) == Code::Cancelled && self.state.lock().stopped {
+                // No client cancelled it, and somewhere else it can run.
+                response.status = Some(stopping().to_rpc());
+            }
+            log_end(&execution, &response);
+            let ending = Ending::from(response);
             let told = {
                 let mut state = self.state.lock();
                 state.running -= 1;
                 state.done += 1;
-                if state.stopped && code_of(&response) == Code::Cancelled {
-                    // No client cancelled it, and somewhere else it can run.
-                    response.status = Some(stopping().to_rpc());
-                }
-                state.end(&name, &response)
+                state.end(&name, &ending)
             };
-            log_end(&execution, &response);
-            tell(&told, response);
+            tell(&told, &ending);
         })
     }
 
@@ -224,10 +227,9 @@ impl WorkSource for Scheduler {
     }
 }
 
-fn tell(operations: &[Arc<Operation>], response: reapi::ExecuteResponse) {
-    let response = Arc::new(response);
+fn tell(operations: &[Arc<Operation>], ending: &Ending) {
     for operation in operations {
-        operation.end(response.clone());
+        operation.end(ending.response.clone());
     }
 }
 
@@ -249,8 +251,8 @@ fn stopping() -> Failure {
     Failure::unavailable("longshore is shutting down", STOPPING_RETRY_DELAY)
 }
 
-fn failed(failure: &Failure) -> reapi::ExecuteResponse {
-    reapi::ExecuteResponse { status: Some(failure.to_rpc()), ..Default::default() }
+fn failed(failure: &Failure) -> Ending {
+    reapi::ExecuteResponse { status: Some(failure.to_rpc()), ..Default::default() }.into()
 }
 
 fn code_of(response: &reapi::ExecuteResponse) -> Code {

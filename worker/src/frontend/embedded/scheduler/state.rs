@@ -8,10 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use longshore_cas_store::digest::Digest;
-use longshore_proto::{Message as _, reapi};
 
 use super::super::operation::{Execution, Operation, Request};
-use super::history::History;
+use super::history::{Ending, History};
 
 /// Lower priority first, then first come, first served.
 type Place = (i32, u64);
@@ -29,7 +28,7 @@ pub(super) struct State {
     underway_bytes: usize,
     /// The names of executions that another client may join, by instance and action.
     joinable: HashMap<(String, Digest), String>,
-    /// Those under way and those that have ended lately, by name.
+    /// Those under way, by name.
     operations: HashMap<String, Arc<Operation>>,
     executed: History,
     /// Apart, so that a flood of them does not push out what was executed.
@@ -127,35 +126,25 @@ impl State {
         Some(execution)
     }
 
-    /// Everybody who asked for an execution that has ended with `response`: they have to be told.
-    pub(super) fn end(&mut self, name: &str, response: &reapi::ExecuteResponse) -> Vec<Arc<Operation>> {
+    /// Everybody who asked for an execution that has ended: they have to be told.
+    pub(super) fn end(&mut self, name: &str, ending: &Ending) -> Vec<Arc<Operation>> {
         self.seal(name);
         let Some(underway) = self.underway.remove(name) else { return Vec::new() };
         self.queue.remove(&underway.place);
-        let size_bytes = response.encoded_len();
         for operation in &underway.operations {
-            self.underway_bytes -= operation.size_bytes;
-            let forgotten = self.executed.add(operation.name.clone(), size_bytes + operation.size_bytes);
-            self.forget(&forgotten);
+            self.retire(operation, ending);
         }
         underway.operations
     }
 
     /// Keeps an operation that the action cache answered.
-    pub(super) fn answered(&mut self, operation: &Arc<Operation>, response: &reapi::ExecuteResponse) {
+    pub(super) fn answered(&mut self, operation: &Operation, ending: &Ending) {
         self.cache_hits += 1;
-        self.operations.insert(operation.name.clone(), operation.clone());
-        let size_bytes = response.encoded_len() + operation.size_bytes;
-        let forgotten = self.answered.add(operation.name.clone(), size_bytes);
-        self.forget(&forgotten);
+        self.answered.add(operation, ending);
     }
 
     /// Ends one client's interest in an execution.
-    pub(super) fn give_up(
-        &mut self,
-        operation: &Arc<Operation>,
-        response: &reapi::ExecuteResponse,
-    ) -> GivenUp {
+    pub(super) fn give_up(&mut self, operation: &Arc<Operation>, ending: &Ending) -> GivenUp {
         let name = operation.execution.name.clone();
         let Some(underway) = self.underway.get_mut(&name) else { return GivenUp::Over };
         let Some(index) = underway.operations.iter().position(|other| Arc::ptr_eq(other, operation)) else {
@@ -163,15 +152,12 @@ impl State {
         };
         if underway.operations.len() > 1 {
             underway.operations.swap_remove(index);
-            self.underway_bytes -= operation.size_bytes;
-            let size_bytes = response.encoded_len() + operation.size_bytes;
-            let forgotten = self.executed.add(operation.name.clone(), size_bytes);
-            self.forget(&forgotten);
+            self.retire(operation, ending);
             return GivenUp::Alone;
         }
         let (execution, place) = (underway.execution.clone(), underway.place);
         if self.queue.contains_key(&place) {
-            self.end(&name, response);
+            self.end(&name, ending);
             return GivenUp::Dequeued;
         }
         self.seal(&name);
@@ -179,14 +165,15 @@ impl State {
     }
 
     /// Takes everything out of the queue that nobody has taken; everybody who asked for it has to be told.
-    pub(super) fn dequeue_all(&mut self, response: &reapi::ExecuteResponse) -> Vec<Arc<Operation>> {
+    pub(super) fn dequeue_all(&mut self, ending: &Ending) -> Vec<Arc<Operation>> {
         let names: Vec<_> = self.queue.values().cloned().collect();
-        names.iter().flat_map(|name| self.end(name, response)).collect()
+        names.iter().flat_map(|name| self.end(name, ending)).collect()
     }
 
     /// An operation by its name.
     pub(super) fn find(&self, name: &str) -> Option<Arc<Operation>> {
-        self.operations.get(name).cloned()
+        let underway = self.operations.get(name).cloned();
+        underway.or_else(|| self.executed.find(name)).or_else(|| self.answered.find(name))
     }
 
     /// Every execution under way.
@@ -194,10 +181,11 @@ impl State {
         self.underway.values().map(|underway| &underway.execution)
     }
 
-    fn forget(&mut self, names: &[String]) {
-        for name in names {
-            self.operations.remove(name);
-        }
+    /// Moves an operation from those under way to those that have ended.
+    fn retire(&mut self, operation: &Operation, ending: &Ending) {
+        self.underway_bytes -= operation.size_bytes;
+        self.operations.remove(&operation.name);
+        self.executed.add(operation, ending);
     }
 }
 
