@@ -159,7 +159,7 @@ impl Config {
             if let Some(cas) = &scheduler.cas {
                 check_tls(&cas.endpoint, &cas.tls)?;
             }
-            if !known.insert((kind, endpoint.get_ref(), instance_name)) {
+            if !known.insert((kind, &endpoint.get_ref().target, instance_name)) {
                 let reason = "the same scheduler and instance come twice; say `capacity` to be given more";
                 return Err((Some(endpoint.span()), reason.to_owned()));
             }

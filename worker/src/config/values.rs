@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
-use crate::connect;
+use crate::connect::{self, Target};
 
 /// A size such as `50GB` or `10GiB`: a number and a unit, of 1000 or of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,9 @@ impl FromStr for Size {
     }
 }
 
+/// The longest span of time, in seconds: a hundred years, which can be added to any time.
+const SPAN_S_MAX: u64 = 100 * 365 * 24 * 60 * 60;
+
 /// A span of time such as `90s`, `15m` or `2h`: a whole number and a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -72,8 +75,9 @@ impl FromStr for Span {
         };
         let number: u64 = number.parse().map_err(|_| expected())?;
         match number.checked_mul(seconds) {
-            Some(seconds @ 1..) => Ok(Self(Duration::from_secs(seconds))),
-            _ => Err(expected()),
+            Some(seconds @ 1..=SPAN_S_MAX) => Ok(Self(Duration::from_secs(seconds))),
+            Some(0) => Err(expected()),
+            _ => Err(format!("{text} is too long; at most {}h", SPAN_S_MAX / (60 * 60))),
         }
     }
 }
@@ -124,6 +128,8 @@ impl FromStr for Variable {
 pub struct Address {
     /// As it was written.
     pub uri: String,
+    /// Where it leads, however it is written.
+    pub target: String,
     /// Whether it is reached by TLS.
     pub is_secure: bool,
 }
@@ -132,8 +138,8 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match connect::is_secure(text) {
-            Ok(is_secure) => Ok(Self { uri: text.to_owned(), is_secure }),
+        match connect::target(text) {
+            Ok(Target { uri: target, is_secure }) => Ok(Self { uri: text.to_owned(), target, is_secure }),
             Err(reason) => Err(format!(
                 "{text:?}: {reason}; expected grpc://HOST:PORT, grpcs://HOST:PORT (TLS) or unix:PATH"
             )),
@@ -224,6 +230,9 @@ mod tests {
         {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+        // What could not be added to the time of the day.
+        let error = format!("{}s", u64::MAX).parse::<Span>().unwrap_err();
+        assert!(error.contains("at most 876000h"), "{error}");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! One HTTP/2 connection carries everything: its window is what may be under way, and requests share it as they need.
 
+use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 
 use super::pings::PONG_TIME_MAX;
 use super::{ConnectError, Pings, TlsOptions};
@@ -20,10 +21,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// A channel that connects when it is first used, and again whenever it must.
 pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<Channel, ConnectError> {
     let wrong = |reason: String| ConnectError { what: format!("endpoint {address:?}"), reason };
-    let (uri, is_secure) = uri(address).map_err(&wrong)?;
+    let Target { uri, is_secure } = target(address).map_err(&wrong)?;
     let mut endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(error.to_string()))?;
     if is_secure {
-        endpoint = endpoint.tls_config(tls(options)?).map_err(|error| wrong(error.to_string()))?;
+        endpoint = endpoint.tls_config(tls(options)?).map_err(|error| wrong(in_full(&error)))?;
     }
     // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
     let endpoint = endpoint
@@ -38,35 +39,59 @@ pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<
     Ok(endpoint.connect_lazy())
 }
 
-/// Whether that is an endpoint, and whether it means TLS.
+/// Where an endpoint leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// As tonic understands it; the same for all ways to write it.
+    pub uri: String,
+    /// Whether it means TLS.
+    pub is_secure: bool,
+}
+
+/// Where that endpoint leads.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn is_secure(endpoint: &str) -> Result<bool, String> {
-    let (uri, is_secure) = uri(endpoint)?;
-    Endpoint::from_shared(uri).map_err(|error| error.to_string())?;
-    Ok(is_secure)
+pub fn target(endpoint: &str) -> Result<Target, String> {
+    let (scheme, rest) = endpoint.split_once(':').ok_or("it has no scheme")?;
+    let (scheme, is_secure) = match scheme {
+        "grpc" | "http" => ("http", false),
+        "grpcs" | "https" => ("https", true),
+        "unix" if rest.trim_matches('/').is_empty() => return Err("it has no path".to_owned()),
+        "unix" => return Ok(Target { uri: endpoint.to_owned(), is_secure: false }),
+        _ => return Err("its scheme is none of grpc, grpcs, http, https and unix".to_owned()),
+    };
+    let rest = rest.strip_prefix("//").ok_or("it has no // before its host")?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err("it has more than a host and a port".to_owned());
+    }
+    let uri = format!("{scheme}://{}", authority.to_ascii_lowercase());
+    let parsed: Uri = uri.parse().map_err(|_| "it has no host that could be one")?;
+    let host = parsed.host().filter(|host| !host.is_empty()).ok_or("it has no host")?;
+    // `Uri` takes a port that is none for the host's end.
+    let port = authority.get(host.len()..).unwrap_or_default();
+    if !port.is_empty() && parsed.port_u16().is_none_or(|port| port == 0) {
+        return Err(format!("{port:?} is no port"));
+    }
+    Ok(Target { uri, is_secure })
 }
 
-/// The URI that tonic understands, and whether it means TLS.
-fn uri(endpoint: &str) -> Result<(String, bool), String> {
-    let (scheme, rest) = endpoint.split_once(':').ok_or_else(|| "it has no scheme".to_owned())?;
-    match scheme {
-        "grpc" | "http" => Ok((format!("http:{rest}"), false)),
-        "grpcs" | "https" => Ok((format!("https:{rest}"), true)),
-        "unix" => Ok((endpoint.to_owned(), false)),
-        _ => Err("its scheme is none of grpc, grpcs, http, https and unix".to_owned()),
-    }
+/// An error with all its causes.
+fn in_full(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |cause| (*cause).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, ConnectError> {
     let mut config = ClientTlsConfig::new();
     config = match &options.authorities {
-        Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
+        Some(path) => config.ca_certificate(Certificate::from_pem(read(path, "CERTIFICATE")?)),
         None => config.with_native_roots(),
     };
     if let Some((certificate, key)) = &options.identity {
-        config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        let (certificate, key) = (read(certificate, "CERTIFICATE")?, read(key, "PRIVATE KEY")?);
+        config = config.identity(Identity::from_pem(certificate, key));
     }
     if let Some(name) = &options.server_name {
         config = config.domain_name(name);
@@ -74,9 +99,14 @@ fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, ConnectError> {
     Ok(config)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
-    std::fs::read(path)
-        .map_err(|error| ConnectError { what: format!("file {}", path.display()), reason: error.to_string() })
+/// Reads a PEM file, which has to have such a thing: without one, nobody would be trusted, and nobody told why.
+fn read(path: &Path, label: &str) -> Result<Vec<u8>, ConnectError> {
+    let wrong = |reason| ConnectError { what: format!("file {}", path.display()), reason };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let has_it = String::from_utf8_lossy(&pem)
+        .lines()
+        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----")));
+    if has_it { Ok(pem) } else { Err(wrong(format!("it has no {label} in PEM form"))) }
 }
 
 #[cfg(test)]
@@ -85,11 +115,65 @@ mod tests {
 
     #[test]
     fn schemes_say_whether_it_is_tls() {
-        assert_eq!(uri("grpc://a:1").unwrap(), ("http://a:1".to_owned(), false));
-        assert_eq!(uri("grpcs://a:1").unwrap(), ("https://a:1".to_owned(), true));
-        assert_eq!(uri("unix:/a").unwrap(), ("unix:/a".to_owned(), false));
-        assert!(uri("ftp://a").is_err());
-        assert!(uri("a").is_err());
+        let cases = [
+            ("grpc://a:1", "http://a:1", false),
+            ("http://A:1/", "http://a:1", false),
+            ("grpcs://a:1", "https://a:1", true),
+            ("grpcs://a.example", "https://a.example", true),
+            ("grpc://[::1]:65535", "http://[::1]:65535", false),
+            ("unix:/a", "unix:/a", false),
+            ("unix:a", "unix:a", false),
+        ];
+        for (endpoint, uri, is_secure) in cases {
+            assert_eq!(target(endpoint), Ok(Target { uri: uri.to_owned(), is_secure }), "{endpoint}");
+        }
+    }
+
+    // What could never be reached is told when it is written, not by a server that does not answer.
+    #[test]
+    fn what_leads_nowhere_is_no_endpoint() {
+        let cases = [
+            ("a", "no scheme"),
+            ("ftp://a", "its scheme"),
+            ("a:1", "its scheme"),
+            ("grpc:", "no //"),
+            ("grpc:a:1", "no //"),
+            ("grpc://", "no host"),
+            ("grpc://:1", "no host"),
+            ("grpc://a:0", "is no port"),
+            ("grpc://a:65536", "is no port"),
+            ("grpc://a:b", "is no port"),
+            ("grpc://a:", "is no port"),
+            ("grpc://::1:1", "no host"),
+            ("grpc://a b:1", "no host"),
+            ("grpc://a:1/b", "more than"),
+            ("grpc://a:1?b", "more than"),
+            ("grpc://u:p@a:1", "more than"),
+            ("unix:", "no path"),
+            ("unix:///", "no path"),
+        ];
+        for (endpoint, reason) in cases {
+            let error = target(endpoint).unwrap_err();
+            assert!(error.contains(reason), "{endpoint}: {error}");
+        }
+    }
+
+    // A file that is the wrong one would trust nobody.
+    #[test]
+    fn a_file_without_what_it_should_have_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = |label, text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            read(file.path(), label).err().map(|error| error.to_string())
+        };
+        let [certificate, key] =
+            ["-----BEGIN CERTIFICATE-----\r\n", "# a key\n-----BEGIN EC PRIVATE KEY-----\n"];
+        assert_eq!((error("CERTIFICATE", certificate), error("PRIVATE KEY", key)), (None, None));
+        for (label, text) in [("CERTIFICATE", ""), ("CERTIFICATE", key), ("PRIVATE KEY", certificate)] {
+            let error = error(label, text).unwrap();
+            assert!(error.contains(&format!("it has no {label}")), "{error}");
+            assert!(error.contains(file.path().to_str().unwrap()), "{error}");
+        }
     }
 
     #[test]

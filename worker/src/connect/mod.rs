@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 pub use backoff::Backoff;
-pub use channel::is_secure;
+pub use channel::{Target, target};
 pub use pings::Pings;
 
 use token::Token;
