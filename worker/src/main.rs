@@ -33,7 +33,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             run_on(prepared.threads(), standalone::run(prepared))?;
         }
         Some(cli::Mode::Worker(args)) if args.print_config => {
-            std::io::stdout().write_all(config::REFERENCE.as_bytes())?;
+            status_line::unless_gone(std::io::stdout().write_all(config::REFERENCE.as_bytes()))?;
         }
         Some(cli::Mode::Worker(args)) => {
             let prepared = cluster::prepare(args)?;

@@ -117,6 +117,17 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(Above, "longshore: {text}");
 }
 
+/// What came of writing to stdout, where it is no error that whoever read it has seen enough and gone.
+///
+/// # Errors
+/// Any other that there was.
+pub fn unless_gone(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 /// Logs to stderr what `LONGSHORE_LOG` asks for; by default `info`, and `warn` at a terminal, where the status line tells
 /// of actions and a line for each of them would bury what matters.
 ///

@@ -3,6 +3,7 @@
 mod comparing;
 mod faults;
 mod limits;
+mod mistakes;
 mod recording;
 
 use std::path::{Path, PathBuf};

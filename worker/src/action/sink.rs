@@ -74,7 +74,7 @@ impl ResultSink for Remote {
 impl From<RemoteError> for UploadError {
     fn from(error: RemoteError) -> Self {
         match error {
-            RemoteError::Unavailable { operation, origin, reason } => {
+            RemoteError::Unavailable { operation, origin, reason, .. } => {
                 Self::Unavailable { origin, reason: format!("{operation}: {reason}") }
             }
             RemoteError::Refused { operation, origin, reason, .. } => {

@@ -209,10 +209,10 @@ impl Caller {
 
     /// The error of a call that is not made again.
     pub(super) fn error(&self, operation: &'static str, status: &Status) -> RemoteError {
-        let (origin, reason) = (self.origin().to_owned(), reason(status));
+        let (origin, code, reason) = (self.origin().to_owned(), status.code(), reason(status));
         match kind(status).0 {
-            Kind::Lasting => RemoteError::Refused { operation, origin, code: status.code(), reason },
-            Kind::Outage | Kind::Passing => RemoteError::Unavailable { operation, origin, reason },
+            Kind::Lasting => RemoteError::Refused { operation, origin, code, reason },
+            Kind::Outage | Kind::Passing => RemoteError::Unavailable { operation, origin, code, reason },
         }
     }
 

@@ -18,6 +18,8 @@ pub enum RemoteError {
         operation: &'static str,
         /// Who was asked.
         origin: String,
+        /// The code of its last answer, `UNAVAILABLE` where there was none.
+        code: Code,
         /// What it said last.
         reason: String,
     },
@@ -39,11 +41,10 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    /// The code of a refusal.
+    /// The code that the server answered with.
     pub fn code(&self) -> Option<Code> {
         match self {
-            Self::Refused { code, .. } => Some(*code),
-            Self::Unavailable { .. } => Some(Code::Unavailable),
+            Self::Refused { code, .. } | Self::Unavailable { code, .. } => Some(*code),
             Self::Configuration(_) | Self::Store(_) => None,
         }
     }

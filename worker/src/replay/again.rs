@@ -1,7 +1,7 @@
 //! `longshore replay`: actions that ran once, run again on a server, and compared.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -20,7 +20,7 @@ use super::trees::spell_out;
 use super::verdict::Verdict;
 use crate::config::Span;
 use crate::signals::Signals;
-use crate::status_line::{Bar, say};
+use crate::status_line::{Bar, say, unless_gone};
 
 /// What blobs on their way take on our disk; larger ones cannot be uploaded.
 const STORE_BYTES_MAX: u64 = 4 << 30;
@@ -52,19 +52,19 @@ pub struct ReplayArgs {
     pub server: ServerArgs,
 
     /// How many executions there are at once, at most [default: 16; 1000 with --speed and --rate].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), allow_negative_numbers = true)]
     pub jobs: Option<u16>,
 
     /// How often each action is executed.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub repeat: u32,
 
     /// Start actions at the times that were recorded, so many times as fast.
-    #[arg(long, value_name = "FACTOR", value_parser = parse_positive, conflicts_with = "rate")]
+    #[arg(long, value_name = "FACTOR", value_parser = parse_positive, conflicts_with = "rate", allow_negative_numbers = true)]
     pub speed: Option<f64>,
 
     /// Start so many actions a second.
-    #[arg(long, value_name = "PER_SECOND", value_parser = parse_positive)]
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_positive, allow_negative_numbers = true)]
     pub rate: Option<f64>,
 
     /// Start no execution after that time, such as 90s, 30m or 2h; those that run then are waited for.
@@ -72,7 +72,7 @@ pub struct ReplayArgs {
     pub time_max: Option<Span>,
 
     /// Leave out the first N executions: go on with a replay that was ended, whose report says with which N.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub skip: u64,
 
     /// Write the report as JSON, too; - writes it to stdout, in place of the text.
@@ -103,6 +103,10 @@ impl ReplayArgs {
 /// # Errors
 /// What longshore itself could not do. What is wrong with the recording or the server is in the exit code, and said.
 pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
+    if let Some(reason) = args.server.contradiction() {
+        say(reason);
+        return Ok(Verdict::BadInput.into());
+    }
     let mut recording = match Recording::open(&args.recording) {
         Ok(recording) => recording,
         Err(error) => {
@@ -114,12 +118,17 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         // Not after hours.
         check_writable(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let server = Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)?;
+    // Whoever stops it from here on leaves nothing behind.
     let mut signals = Signals::new()?;
+    let server = Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)?;
     let bar = Bar::spinner();
     let prepared = tokio::select! {
         prepared = prepare(&server, &recording, &bar) => prepared,
-        () = signals.next() => return Ok(Verdict::Interrupted.into()),
+        () = signals.next() => {
+            drop(bar);
+            say("interrupted before the first execution");
+            return Ok(Verdict::Interrupted.into());
+        }
     };
     drop(bar);
     let prepared = match prepared {
@@ -186,9 +195,5 @@ fn print(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
             std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever read it has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write the report"),
-    }
+    unless_gone(std::io::stdout().write_all(text.as_bytes())).context("cannot write the report")
 }

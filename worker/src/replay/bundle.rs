@@ -94,7 +94,8 @@ pub(crate) fn open(folder: &Path) -> Result<Recording, InputError> {
     }
     if seen != header.actions {
         let actions = header.actions;
-        recording.problems.push(format!("{MANIFEST} has {seen} actions instead of {actions}: it is cut off"));
+        let why = if seen < actions { "it is cut off" } else { "somebody has added to it" };
+        recording.problems.push(format!("{MANIFEST} has {seen} actions instead of {actions}: {why}"));
     }
     Ok(recording)
 }

@@ -1,4 +1,5 @@
-//! A digest a line, as `hash/size` or `function/hash/size`. Blank lines and what follows a `#` are skipped.
+//! A digest a line, as `hash/size` or `function/hash/size`. Blank lines and what follows a `#` are skipped, and so is the
+//! mark that editors elsewhere put before the first line.
 
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -8,6 +9,8 @@ use longshore_cas_store::digest::{Digest, DigestFunction};
 
 use super::recording::{InputError, RecordedAction, Recording};
 
+/// What some editors begin a file of UTF-8 with.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Lines that are named, of those that are wrong.
 const PROBLEMS_MAX: usize = 10;
 
@@ -16,8 +19,11 @@ pub(crate) fn read(path: &Path, lines: impl BufRead) -> Result<Recording, InputE
     let mut recording = Recording::default();
     let mut seen = HashSet::new();
     let mut wrong = 0;
-    for (number, line) in lines.lines().enumerate() {
+    for (number, line) in lines.split(b'\n').enumerate() {
         let line = line.map_err(InputError::read(path))?;
+        // What is not UTF-8 is no digest either, unless it is a remark.
+        let line = String::from_utf8_lossy(&line);
+        let line = if number == 0 { line.trim_start_matches(BYTE_ORDER_MARK) } else { &*line };
         let text = line.split('#').next().unwrap_or_default().trim();
         if text.is_empty() {
             continue;
@@ -71,6 +77,19 @@ mod tests {
         assert_eq!(recording.actions.iter().map(|action| action.digest).collect::<Vec<_>>(), [good, blake3]);
         assert_eq!(recording.problems.len(), 2);
         assert!(recording.problems[0].starts_with("line 5: expected hash/size"), "{:?}", recording.problems);
+    }
+
+    // Lists come from editors on every system.
+    #[test]
+    fn a_remark_in_another_encoding_and_a_mark_before_the_first_line_cost_nothing() {
+        let digests = [b"a", b"b"].map(|data| DigestFunction::Sha256.digest(data));
+        let mut text = format!("\u{feff}{}\r\n", digests[0]).into_bytes();
+        text.extend(b"# caf\xe9\r\n");
+        text.extend(digests[1].to_string().into_bytes());
+        text.extend(b"\r\n\xff\n");
+        let recording = read(Path::new("-"), text.as_slice()).unwrap();
+        assert_eq!(recording.actions.iter().map(|action| action.digest).collect::<Vec<_>>(), digests);
+        assert_eq!(recording.problems, ["line 4: expected hash/size, not \"\u{fffd}\""]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod text;
 mod trees;
 mod verdict;
 
+use std::borrow::Cow;
+
 pub use again::{ReplayArgs, replay};
 pub use record::{RecordArgs, record};
 pub use server::ServerArgs;
@@ -42,6 +44,28 @@ fn name_of(action: &RecordedAction) -> String {
     if action.name.is_empty() {
         format!("action {}", action.digest)
     } else {
-        format!("{} (action {})", action.name, action.digest)
+        format!("{} (action {})", on_one_line(&action.name), action.digest)
+    }
+}
+
+/// Words of a recording's or a server's for a terminal: on one line, and nothing that it would obey.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let escaped = |c: char| {
+        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+    };
+    text.chars().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_spelled_out() {
+        assert_eq!(on_one_line("a b \u{fc}"), "a b \u{fc}");
+        assert_eq!(on_one_line("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What stands for every later start: nobody waits for either, whatever the times in a recording say.
+const START_MAX: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// How executions follow each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Pace {
@@ -28,10 +31,18 @@ impl Pace {
         #[expect(clippy::cast_precision_loss, reason = "a replay of 2^52 executions is never seen through")]
         match self {
             Self::Closed => None,
-            Self::Recorded { speed } => Some((span * repetition + start).div_f64(speed)),
-            Self::Rate { per_second } => Some(Duration::from_secs_f64(number as f64 / per_second)),
+            Self::Recorded { speed } => {
+                let start = span.saturating_mul(repetition).saturating_add(start);
+                Some(bounded(start.as_secs_f64() / speed))
+            }
+            Self::Rate { per_second } => Some(bounded(number as f64 / per_second)),
         }
     }
+}
+
+/// So many seconds, and no more than can be added to the time of the day.
+fn bounded(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(START_MAX).min(START_MAX)
 }
 
 /// Parses a factor or a rate.
@@ -54,6 +65,20 @@ mod tests {
             Pace::Rate { per_second: 2.0 }.start(7, start, span, 2),
             Some(Duration::from_millis(3500))
         );
+    }
+
+    // The times of a recording are what somebody wrote into it.
+    #[test]
+    fn no_start_is_too_late_to_be_told() {
+        for speed in [1e-6, 1.0, 1e6] {
+            let start = Pace::Recorded { speed }.start(0, Duration::MAX, Duration::MAX, u32::MAX);
+            assert_eq!(start, Some(START_MAX), "{speed}");
+        }
+        assert_eq!(
+            Pace::Rate { per_second: 1e-6 }.start(u64::MAX, Duration::ZERO, Duration::ZERO, 0),
+            Some(START_MAX)
+        );
+        assert!(std::time::Instant::now().checked_add(START_MAX).is_some());
     }
 
     #[test]

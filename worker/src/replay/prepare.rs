@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use longshore_cas_store::blob::StoreError;
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::source::FetchError;
 use longshore_proto::Message as _;
@@ -53,23 +54,25 @@ struct Supply {
 
 /// Makes everything ready; fails when the server cannot be asked, or refuses.
 pub(crate) async fn prepare(server: &Server, recording: &Recording, bar: &Bar) -> anyhow::Result<Prepared> {
-    server.remote.reach().await?;
+    server.reach().await?;
     let blobs = recording.blobs.clone();
     let supply =
         Supply { closure: Closure::default(), blobs, made: HashMap::new(), uploaded: Mutex::default() };
-    let mut preparation = Preparation { server, supply, broken: HashMap::new() };
+    let mut preparation = Preparation { server, supply, broken: HashMap::new(), no_actions: HashMap::new() };
     let ready = preparation.actions(&recording.actions).await?;
     if !preparation.supply.blobs.is_elsewhere() {
         preparation.directories().await;
         preparation.upload(bar).await?;
     }
-    let Preparation { supply, broken, .. } = preparation;
+    let Preparation { supply, broken, no_actions, .. } = preparation;
     let made: Vec<_> = supply.made.keys().copied().collect();
     supply.send(server, made, |_| {}).await?;
     let spoilt = supply.closure.spoilt(broken.keys().copied());
     let mut left_out = Vec::new();
     for (index, action) in recording.actions.iter().enumerate() {
-        if let Some(blob) = spoilt.get(&action.digest) {
+        if let Some(reason) = no_actions.get(&action.digest) {
+            left_out.push((index, format!("the action {reason}")));
+        } else if let Some(blob) = spoilt.get(&action.digest) {
             left_out.push((index, wrong_with(action.digest, *blob, &broken[blob])));
         }
     }
@@ -82,6 +85,8 @@ struct Preparation<'s> {
     supply: Supply,
     /// Blobs that are not to be had, and why.
     broken: HashMap<Digest, String>,
+    /// Blobs that are no Actions, and why: nothing is wrong with them for whoever needs them as something else.
+    no_actions: HashMap<Digest, String>,
 }
 
 impl Preparation<'_> {
@@ -102,7 +107,7 @@ impl Preparation<'_> {
                     ready.push((index, digest));
                 }
                 Err(reason) => {
-                    self.broken.insert(action.digest, reason);
+                    self.no_actions.insert(action.digest, reason);
                 }
             }
         }
@@ -125,13 +130,10 @@ impl Preparation<'_> {
         while let Some(fetched) = fetches.next().await {
             match fetched.outcome {
                 Ok(pin) => drop(messages.insert(fetched.digest, self.server.read(&pin).await?)),
-                Err(FetchError::Missing) => {
-                    self.broken.insert(fetched.digest, "is not on the server".to_owned());
-                }
-                Err(error @ FetchError::Corrupt { .. }) => {
-                    self.broken.insert(fetched.digest, format!("is wrong on the server: {error}"));
-                }
-                Err(error) => return Err(error).context("cannot read the actions"),
+                Err(error) => match wrong_there(&error) {
+                    Some(reason) => drop(self.broken.insert(fetched.digest, reason)),
+                    None => return Err(error).context("cannot read the actions"),
+                },
             }
         }
         Ok(messages)
@@ -231,6 +233,18 @@ impl Prepared {
             anyhow::bail!("{}: blob {blob} {reason}", name_of(recorded));
         }
         Ok(self.uploaded().blobs > before || !self.supply.blobs.is_elsewhere())
+    }
+}
+
+/// What is wrong with one blob on the server; nothing where the server itself, or our disk, cannot be used.
+pub(super) fn wrong_there(error: &FetchError) -> Option<String> {
+    match error {
+        FetchError::Missing => Some("is not on the server".to_owned()),
+        FetchError::Corrupt { .. } => Some(format!("is wrong on the server: {error}")),
+        FetchError::Store(store) if matches!(**store, StoreError::TooLarge { .. }) => {
+            Some("is too large to be fetched".to_owned())
+        }
+        FetchError::Store(_) | FetchError::Unavailable { .. } => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `longshore record`: a bundle from a recording and the CAS that still has its blobs.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,17 +11,16 @@ use clap::Args;
 use futures::StreamExt as _;
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::digest::Digest;
-use longshore_cas_store::source::FetchError;
 
 use super::bundle::BundleWriter;
 use super::closure::Closure;
 use super::outcome::Output;
-use super::prepare::wrong_with;
+use super::prepare::{wrong_there, wrong_with};
 use super::recording::{RecordedAction, Recording};
 use super::server::{Server, ServerArgs};
 use super::{Verdict, name_of};
 use crate::signals::Signals;
-use crate::status_line::{Bar, say, size};
+use crate::status_line::{Bar, say, size, unless_gone};
 
 /// The store that blobs pass through is as large as the bundle: both have the same files.
 const STORE_BYTES_MAX: u64 = u64::MAX / 2;
@@ -55,6 +55,10 @@ pub struct RecordArgs {
 /// # Errors
 /// A bundle that cannot be written. What is wrong with the recording or the server is in the exit code, and said.
 pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
+    if let Some(reason) = args.server.contradiction() {
+        say(reason);
+        return Ok(Verdict::BadInput.into());
+    }
     let recording = match Recording::open(&args.recording) {
         Ok(recording) if recording.blobs.is_elsewhere() => recording,
         Ok(_) => {
@@ -69,16 +73,27 @@ pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
     for problem in &recording.problems {
         say(problem);
     }
+    let mut signals = Signals::new()?;
     let bundle = BundleWriter::create(&args.bundle)
         .with_context(|| format!("cannot make a bundle in {}", args.bundle.display()))?;
     let server = Server::open(&args.server, &args.bundle, STORE_BYTES_MAX)?;
-    let mut recorder =
-        Recorder { server, bundle, closure: Closure::default(), broken: HashMap::new(), blobs: 0, bytes: 0 };
-    let mut signals = Signals::new()?;
+    let mut recorder = Recorder {
+        server,
+        bundle,
+        closure: Closure::default(),
+        broken: HashMap::new(),
+        no_actions: HashMap::new(),
+        blobs: 0,
+        bytes: 0,
+    };
     let bar = Bar::spinner();
     let gathered = tokio::select! {
         gathered = recorder.gather(&recording.actions, &bar) => gathered,
-        () = signals.next() => return Ok(Verdict::Interrupted.into()),
+        () = signals.next() => {
+            drop(bar);
+            say("interrupted: there is no bundle yet");
+            return Ok(Verdict::Interrupted.into());
+        }
     };
     drop(bar);
     if let Err(error) = gathered {
@@ -94,6 +109,8 @@ struct Recorder {
     closure: Closure,
     /// Blobs that are not to be had, and why.
     broken: HashMap<Digest, String>,
+    /// Blobs that are no Actions, and why: nothing is wrong with them for whoever needs them as something else.
+    no_actions: HashMap<Digest, String>,
     blobs: u64,
     bytes: u64,
 }
@@ -101,11 +118,11 @@ struct Recorder {
 impl Recorder {
     /// Fetches all that the actions need; fails when the server cannot be asked.
     async fn gather(&mut self, actions: &[RecordedAction], bar: &Bar) -> anyhow::Result<()> {
-        self.server.remote.reach().await?;
+        self.server.reach().await?;
         let digests = actions.iter().map(|action| action.digest).collect();
         for (digest, message) in self.messages(digests, bar).await? {
             if let Err(reason) = self.closure.action(digest, &message) {
-                self.broken.insert(digest, reason);
+                self.no_actions.insert(digest, reason);
             }
         }
         loop {
@@ -161,15 +178,11 @@ impl Recorder {
         while let Some(fetched) = fetches.next().await {
             let pin = match fetched.outcome {
                 Ok(pin) => pin,
-                Err(FetchError::Missing) => {
-                    self.broken.insert(fetched.digest, "is not on the server".to_owned());
+                Err(error) => {
+                    let Some(reason) = wrong_there(&error) else { return Err(error.into()) };
+                    self.broken.insert(fetched.digest, reason);
                     continue;
                 }
-                Err(error @ FetchError::Corrupt { .. }) => {
-                    self.broken.insert(fetched.digest, format!("is wrong on the server: {error}"));
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
             };
             let path = self.bundle.blob(&fetched.digest)?;
             if !path.exists() {
@@ -186,11 +199,20 @@ impl Recorder {
     /// Writes the manifest, and says what is not in it.
     fn finish(self, args: &RecordArgs, recording: &Recording) -> anyhow::Result<ExitCode> {
         let spoilt = self.closure.spoilt(self.broken.keys().copied());
-        let (left_out, actions): (Vec<_>, Vec<_>) =
-            recording.actions.iter().partition(|action| spoilt.contains_key(&action.digest));
-        for action in left_out.iter().take(NAMED_MAX) {
-            let blob = spoilt[&action.digest];
-            let reason = wrong_with(action.digest, blob, &self.broken[&blob]);
+        let wrong = |action: &RecordedAction| {
+            if let Some(reason) = self.no_actions.get(&action.digest) {
+                return Some(format!("the action {reason}"));
+            }
+            let blob = spoilt.get(&action.digest)?;
+            Some(wrong_with(action.digest, *blob, &self.broken[blob]))
+        };
+        let (left_out, actions): (Vec<_>, Vec<_>) = recording
+            .actions
+            .iter()
+            .map(|action| (action, wrong(action)))
+            .partition(|(_, wrong)| wrong.is_some());
+        for (action, reason) in left_out.iter().take(NAMED_MAX) {
+            let reason = reason.as_deref().unwrap_or_default();
             say(&format!("{} is left out: {reason}", name_of(action)));
         }
         if left_out.len() > NAMED_MAX {
@@ -200,15 +222,17 @@ impl Recorder {
             say("there is nothing to make a bundle of");
             return Ok(Verdict::Errors.into());
         }
-        self.bundle.finish(actions.iter().copied()).context("cannot write the manifest")?;
+        self.bundle.finish(actions.iter().map(|(action, _)| *action)).context("cannot write the manifest")?;
         let of = if left_out.is_empty() { String::new() } else { format!(" of {}", recording.actions.len()) };
-        println!(
+        let written = writeln!(
+            std::io::stdout(),
             "recorded {}{of} actions with {} blobs, {}, in {}",
             actions.len(),
             self.blobs,
             size(self.bytes),
             args.bundle.display()
         );
+        unless_gone(written).context("cannot say what was recorded")?;
         Ok(match (left_out.is_empty(), recording.problems.is_empty()) {
             (false, _) => Verdict::Errors,
             (true, false) => Verdict::BadInput,

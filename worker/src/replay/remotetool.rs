@@ -38,8 +38,10 @@ pub(crate) fn open(folder: &Path) -> Result<Recording, InputError> {
     let command = parse(&folder.join(COMMAND), text::command)?.unwrap_or_default();
     let mut action = parse(&folder.join(ACTION), text::action)?.unwrap_or_default();
     let input = folder.join(INPUT);
-    let root =
-        if input.is_dir() { blobs.directory(&input)? } else { blobs.message(&reapi::Directory::default()) };
+    let root = match fs::symlink_metadata(&input) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => blobs.message(&reapi::Directory::default()),
+        _ => blobs.directory(&input)?,
+    };
     action.input_root_digest = Some(root.to_wire());
     action.command_digest = Some(blobs.message(&command).to_wire());
     let digest = blobs.message(&action);
@@ -174,6 +176,14 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
         assert!(error(folder.path()).contains("neither file nor folder"));
         fs::remove_file(pipe).unwrap();
+        // An input root that is none is not an empty one.
+        fs::remove_dir(folder.path().join(INPUT)).unwrap();
+        fs::write(folder.path().join(INPUT), "").unwrap();
+        assert!(error(folder.path()).contains("input: Not a directory"));
+        fs::remove_file(folder.path().join(INPUT)).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join(INPUT)).unwrap();
+        assert!(error(folder.path()).contains("input: No such file"));
+        fs::remove_file(folder.path().join(INPUT)).unwrap();
         fs::write(folder.path().join(PROPERTIES), "").unwrap();
         assert_eq!(open(folder.path()).unwrap().problems.len(), 1);
     }

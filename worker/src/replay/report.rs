@@ -141,7 +141,7 @@ impl Report {
         let mut report = Self {
             version: env!("CARGO_PKG_VERSION"),
             recording: run.args.recording.display().to_string(),
-            server: run.args.server.server.clone(),
+            server: run.args.server.server.uri.clone(),
             began_s: run.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
             actions: recording.actions.len(),
             repeat: plan.repeat,

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
 use futures::stream::BoxStream;
@@ -16,11 +17,13 @@ use longshore_cas_store::source::{BlobSource as _, Fetched};
 use tempfile::TempDir;
 
 use super::blobs::LocalBlobs;
-use crate::config::Span;
+use crate::config::{Address, Span};
 use crate::connect::{Pings, TlsOptions};
 use crate::environment::{Threads, environment};
 use crate::remote::{Remote, RemoteOptions};
 
+/// How long a server may take for its first answer, beside the time for which it may be gone.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// What is read from a file at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -29,7 +32,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub struct ServerArgs {
     /// The server: grpc://HOST:PORT, grpcs://HOST:PORT (TLS) or unix:PATH.
     #[arg(long, value_name = "URL")]
-    pub server: String,
+    pub server: Address,
 
     /// The instance name of every request.
     #[arg(long, value_name = "NAME", default_value = "")]
@@ -69,8 +72,15 @@ impl ServerArgs {
             outage_max: self.outage.0,
             // A server may say nothing of an action for as long as that runs.
             pings: Pings::RARE,
-            ..RemoteOptions::new(&self.server)
+            ..RemoteOptions::new(&self.server.uri)
         }
+    }
+
+    /// What options contradict each other, if any do.
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+        let says_whom_to_trust = self.ca.is_some() || self.certificate.is_some();
+        (says_whom_to_trust && !self.server.is_secure)
+            .then_some("--ca, --certificate and --key are for servers that speak TLS: say grpcs://HOST:PORT")
     }
 }
 
@@ -79,6 +89,8 @@ pub(crate) struct Server {
     pub(crate) remote: Remote,
     store: Arc<BlobStore>,
     environment: Environment,
+    uri: String,
+    outage_max: Duration,
     /// Held for its lock.
     _root: StoreRoot,
     /// Dropped last: the folder is gone then.
@@ -94,7 +106,17 @@ impl Server {
         let root = StoreRoot::claim(folder.path())?;
         let (store, _) = BlobStore::open(&root, StoreOptions { size_bytes_max }, environment.clone())?;
         let remote = Remote::new(&args.options(), store.clone(), environment.clone())?;
-        Ok(Self { remote, store, environment, _root: root, _folder: folder })
+        let (uri, outage_max) = (args.server.uri.clone(), args.outage.0);
+        Ok(Self { remote, store, environment, uri, outage_max, _root: root, _folder: folder })
+    }
+
+    /// Asks whether the server is there; one that takes the question and never answers it is not.
+    pub(crate) async fn reach(&self) -> anyhow::Result<()> {
+        let answer_time_max = self.outage_max.saturating_add(ANSWER_TIME);
+        match tokio::time::timeout(answer_time_max, self.remote.reach()).await {
+            Ok(reached) => Ok(reached?),
+            Err(_) => bail!("{} does not answer: nothing came for {answer_time_max:?}", self.uri),
+        }
     }
 
     /// Fetches blobs, each of which is verified.

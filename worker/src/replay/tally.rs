@@ -80,7 +80,10 @@ impl Tally {
             }
             Err(failure) => {
                 self.failed += 1;
-                let reason = format!("{}: {}", status_name(failure.code), failure.reason);
+                let mut reason = status_name(failure.code);
+                if !failure.reason.is_empty() {
+                    reason = format!("{reason}: {}", failure.reason);
+                }
                 let is_known = self.failures.contains_key(&reason);
                 let reason =
                     if is_known || self.failures.len() < FAILURES_MAX { reason } else { "others".to_owned() };

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::measure::{Percentiles, Phase};
+use super::on_one_line;
 use super::report::{Difference, FailureLine, Report};
 use super::tally::Stop;
 
@@ -110,7 +111,7 @@ fn lines<T>(f: &mut fmt::Formatter<'_>, title: &str, all: &[T], line: impl Fn(&T
     }
     writeln!(f, "{}: {title}", all.len())?;
     for entry in all.iter().take(LINES_MAX) {
-        writeln!(f, "  {}", line(entry))?;
+        writeln!(f, "  {}", on_one_line(&line(entry)))?;
     }
     if all.len() > LINES_MAX {
         writeln!(f, "  and {} more", all.len() - LINES_MAX)?;

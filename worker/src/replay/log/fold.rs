@@ -72,7 +72,10 @@ impl Fold {
         }
         let Some(response) = responses.iter().rev().find_map(response) else { return };
         let action = &mut self.actions[index].action;
-        match Outcome::of(&response, action.digest.function()) {
+        let function = action.digest.function();
+        match response
+            .and_then(|response| Outcome::of(&response, function).map_err(|error| error.to_string()))
+        {
             Ok(outcome) => action.outcome = Some(outcome),
             Err(error) => self.problems.push(format!("the result of action {}: {error}", action.digest)),
         }
@@ -114,14 +117,16 @@ fn name(metadata: Option<&reapi::RequestMetadata>) -> String {
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The response of an operation that is done.
-fn response(operation: &Operation) -> Option<reapi::ExecuteResponse> {
-    match operation.result.as_ref()? {
-        operation::Result::Response(any) => reapi::ExecuteResponse::decode(any.value.as_slice()).ok(),
-        operation::Result::Error(status) => {
-            Some(reapi::ExecuteResponse { status: Some(status.clone()), ..Default::default() })
+/// The response of an operation that is done, or why it is none.
+fn response(operation: &Operation) -> Option<Result<reapi::ExecuteResponse, String>> {
+    Some(match operation.result.as_ref()? {
+        operation::Result::Response(any) => {
+            reapi::ExecuteResponse::decode(any.value.as_slice()).map_err(|error| error.to_string())
         }
-    }
+        operation::Result::Error(status) => {
+            Ok(reapi::ExecuteResponse { status: Some(status.clone()), ..Default::default() })
+        }
+    })
 }
 
 fn system_time(wire: &protobuf::Timestamp) -> Option<SystemTime> {

@@ -1,7 +1,8 @@
 //! Bazel's log of its gRPC calls (`--remote_grpc_log`, or `--experimental_remote_grpc_log` in older versions).
 //!
 //! The log has no header and no end: entries, each behind its length. A log that was cut off ends within an entry, and a
-//! file of another program shows itself by an entry that is none. What came before either can be replayed.
+//! file of another program shows itself by a first entry that is none. What came before either can be replayed, and what
+//! comes after a single entry that is none.
 
 mod fold;
 
@@ -27,29 +28,37 @@ pub(crate) fn read(path: &Path, log: impl BufRead) -> Result<Recording, InputErr
     let mut fold = Fold::default();
     let mut calls = 0_u64;
     let mut is_old = false;
+    let mut skipped = Vec::new();
+    let mut is_skipping = false;
     let problem = loop {
         match entries.next() {
             Ok(Some(entry)) => {
                 calls += 1;
+                is_skipping = false;
                 is_old |= entry.method_name.starts_with(OLD_PACKAGE);
                 fold.add(entry);
             }
             Ok(None) => break None,
             Err(Fault::Read(source)) => return Err(InputError::read(path)(source)),
-            Err(Fault::Wrong(reason)) if calls == 0 => {
+            Err(Fault::Wrong(reason) | Fault::Foreign(reason)) if calls == 0 => {
                 let reason = format!("it is no gRPC log of Bazel's: {reason}");
                 return Err(InputError::unsuitable(path, reason));
             }
             Err(Fault::CutOff(offset)) => {
                 break Some(format!("the log is cut off: the call at byte {offset} is not whole"));
             }
-            Err(Fault::Wrong(reason)) => {
+            // One that is not of Bazel's ends where its length says. After two, it is the lengths that are not believed.
+            Err(Fault::Foreign(reason)) if !is_skipping => {
+                is_skipping = true;
+                skipped.push(format!("an entry of the log is no call, and left out: {reason}"));
+            }
+            Err(Fault::Wrong(reason) | Fault::Foreign(reason)) => {
                 break Some(format!("the log is damaged, and ends here for us: {reason}"));
             }
         }
     };
     let mut recording = fold.finish();
-    recording.problems.extend(problem);
+    recording.problems.extend(skipped.into_iter().chain(problem));
     if recording.actions.is_empty() && recording.problems.is_empty() {
         let reason = match calls {
             0 => "it is empty".to_owned(),
@@ -67,6 +76,8 @@ enum Fault {
     Read(io::Error),
     /// The file ends within the entry that begins at that byte.
     CutOff(u64),
+    /// It is as long as it says, and no entry.
+    Foreign(String),
     /// It is no entry.
     Wrong(String),
 }
@@ -92,11 +103,12 @@ impl<R: BufRead> Entries<R> {
         if read < len {
             return Err(Fault::CutOff(start));
         }
-        let entry = decoded.map_err(|error| wrong(error.to_string()))?;
+        let foreign = |reason: String| Fault::Foreign(format!("at byte {start}, {reason}"));
+        let entry = decoded.map_err(|error| foreign(error.to_string()))?;
         // What every call has, and few other messages have in this field.
         match entry.method_name.split_once('/') {
             Some((service, method)) if !service.is_empty() && !method.is_empty() => Ok(Some(entry)),
-            _ => Err(wrong(format!(
+            _ => Err(foreign(format!(
                 "{:?} is no method",
                 entry.method_name.chars().take(40).collect::<String>()
             ))),

@@ -136,12 +136,37 @@ fn what_is_no_log_is_named_for_what_is_wrong() {
 // What comes before damage can be replayed.
 #[test]
 fn damage_ends_a_log() {
-    let mut log = encode(&[execute(&action(1), 1, vec![done("op", 0, Code::Ok)])]);
-    let len = log.len();
-    log.extend(b"\x04junk");
+    let call = |number| encode(&[execute(&action(number), 1, vec![done("op", 0, Code::Ok)])]);
+    for (damage, problems) in [(&b"\x04junk\0"[..], 2), (&[0xff; 11], 1)] {
+        let log = [&call(1)[..], damage, &call(2)].concat();
+        let recording = read_all(&log).unwrap();
+        assert_eq!((recording.actions.len(), recording.problems.len()), (1, problems));
+        let at = format!("at byte {}, ", call(1).len());
+        assert!(recording.problems[0].contains(&at), "{:?}", recording.problems);
+        assert!(recording.problems[problems - 1].contains("ends here"), "{:?}", recording.problems);
+    }
+}
+
+// One entry that is none ends where its length says, and what comes after it is there.
+#[test]
+fn a_foreign_entry_is_left_out() {
+    let call = |number| encode(&[execute(&action(number), 1, vec![done("op", 0, Code::Ok)])]);
+    let foreign = encode(&[LogEntry { method_name: "hello".to_owned(), ..Default::default() }]);
+    let log = [&call(1)[..], b"\x04junk", &call(2), &foreign, &call(3)].concat();
     let recording = read_all(&log).unwrap();
-    assert_eq!(recording.actions.len(), 1);
-    assert!(recording.problems[0].contains(&format!("at byte {len}, ")), "{:?}", recording.problems);
+    assert_eq!((recording.actions.len(), recording.problems.len()), (3, 2));
+    assert!(recording.problems[1].contains("\"hello\" is no method"), "{:?}", recording.problems);
+}
+
+// The action can be replayed, though there is nothing to compare it with.
+#[test]
+fn a_result_that_cannot_be_read_is_a_problem() {
+    let mut operation = done("op", 0, Code::Ok);
+    let garbage = protobuf::Any { value: vec![0xff; 2], ..Default::default() };
+    operation.result = Some(operation::Result::Response(garbage));
+    let recording = read_all(&encode(&[execute(&action(1), 1, vec![operation])])).unwrap();
+    assert_eq!(exit_codes(&recording), [None]);
+    assert!(recording.problems[0].contains("the result of action"), "{:?}", recording.problems);
 }
 
 #[test]

@@ -1,0 +1,153 @@
+//! What people get wrong, and what happens to those who use the tools in scripts: each mistake is said and has its exit
+//! code, and costs nothing that does not depend on it.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use longshore_cas_store::digest::DigestFunction;
+use longshore_tests::action::TestAction;
+use longshore_tests::fake_cas::{FakeCas, Fault, Method, Told};
+use longshore_tests::longshore::{Longshore, binary};
+use longshore_tests::tree::InputTree;
+use tokio::net::TcpListener;
+use tonic::{Code, Status};
+
+use super::{BAD_INPUT, Desk, EQUAL, ERRORS, log_of, run_stable};
+
+// A digest that is something else, or too large for anything, costs no action that is one.
+#[tokio::test]
+async fn what_is_no_action_in_a_list_costs_nothing_else() -> Result<()> {
+    let desk = Desk::new()?;
+    let longshore = Longshore::start().await?;
+    let action = TestAction::shell("cat in").inputs(InputTree::new().file("in", "input"));
+    let built = action.build(DigestFunction::Sha256);
+    longshore.client().await?.upload(&built.blobs).await?;
+    let huge = format!("{}/{}", built.digest.hash_hex(), 1_u64 << 62);
+    let all = built.blobs.iter().map(|(digest, _)| digest.to_string());
+    let lines: Vec<_> = all.chain([huge.clone()]).collect();
+    let list = desk.write("list", lines.join("\r\n"))?;
+
+    let replayed = desk.replay(&list, longshore.uri(), &[]).await?;
+    let report = replayed.expect(ERRORS)?;
+    assert_eq!((&report["executions"], &report["equal"]), (&1.into(), &1.into()), "{}", replayed.output);
+    let left_out = report["left_out"].as_array().context("a list")?;
+    assert_eq!(left_out.len(), lines.len() - 1);
+    let of_huge = left_out.iter().find(|line| line["action"].as_str().is_some_and(|it| it.ends_with(&huge)));
+    assert_eq!(of_huge.context("the huge one")?["reason"], "the action is too large to be fetched");
+
+    let (code, output) = desk.record(&list, "bundle", &longshore).await?;
+    assert_eq!(code, ERRORS, "{output}");
+    assert!(output.contains(&format!("recorded 1 of {} actions", lines.len())), "{output}");
+    Ok(())
+}
+
+// Whoever reads the last line of a script's output may have gone by then.
+#[tokio::test]
+async fn a_reader_that_has_gone_is_no_error() -> Result<()> {
+    let desk = Desk::new()?;
+    let longshore = Longshore::start().await?;
+    let ran = run_stable(&longshore.client().await?).await?;
+    let log = desk.write("log", log_of(&ran).bytes())?;
+    let bundle = desk.path("bundle");
+    let (log, bundle) = (log.to_str().context("a name")?, bundle.to_str().context("a name")?);
+    let server = ["--server", longshore.uri()];
+    for arguments in [
+        [&["record", log, bundle], &server[..]].concat(),
+        [&["replay", bundle], &server[..]].concat(),
+        ["worker", "--print-config"].into(),
+    ] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let ended = Command::new(binary()?)
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!((ended.status.code(), &*said), (Some(EQUAL), ""), "{arguments:?}");
+    }
+    Ok(())
+}
+
+// A server that takes the question and never answers is not waited for without end.
+#[tokio::test]
+async fn a_server_that_says_nothing_is_named() -> Result<()> {
+    let desk = Desk::new()?;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let uri = format!("grpc://{}", silent.local_addr()?);
+    let keeping = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((connection, _)) = silent.accept().await {
+            kept.push(connection);
+        }
+    });
+    let list = desk.write("list", DigestFunction::Sha256.digest(b"action").to_string())?;
+    let replayed = desk.replay(&list, &uri, &["--outage", "1s"]).await;
+    keeping.abort();
+    let replayed = replayed?;
+    assert_eq!(replayed.code, ERRORS, "{}", replayed.output);
+    assert!(replayed.output.contains(&format!("{uri} does not answer")), "{}", replayed.output);
+    Ok(())
+}
+
+// The histogram has what the server said, not what we make of it.
+#[tokio::test]
+async fn statuses_are_those_that_the_server_gave() -> Result<()> {
+    let desk = Desk::new()?;
+    let built = TestAction::shell("true").build(DigestFunction::Sha256);
+    let list = desk.write("list", built.digest.to_string())?;
+    for (code, name) in [(Code::Internal, "INTERNAL"), (Code::ResourceExhausted, "RESOURCE_EXHAUSTED")] {
+        let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+        server.put_all(&built.blobs);
+        server.always(Method::Execute, Fault::Fail(Status::new(code, "no more\nof \x1b[31mthat")));
+        let replayed = desk.replay(&list, server.uri(), &[]).await?;
+        let report = replayed.expect(ERRORS)?;
+        assert_eq!(report["statuses"][name], 1, "{}", replayed.output);
+        let said = format!("{name}: no more\\nof \\u{{1b}}[31mthat");
+        assert!(replayed.output.contains(&said), "{}", replayed.output);
+    }
+    Ok(())
+}
+
+// What the command line cannot mean is refused before anything else.
+#[tokio::test]
+async fn a_server_that_cannot_be_one_is_a_mistake_of_the_command_line() -> Result<()> {
+    let desk = Desk::new()?;
+    let list = desk.write("list", DigestFunction::Sha256.digest(b"action").to_string())?;
+    let cases: [(&[&str], &str); 5] = [
+        (&["example"], "it has no scheme"),
+        (&["grpc://127.0.0.1:99999"], "127.0.0.1:99999"),
+        (&["grpc://:8980"], "it has no host"),
+        (&["grpc://localhost:1", "--ca", "/nowhere"], "say grpcs://"),
+        (&["grpc://localhost:1", "--rate", "-1"], "expected a number above 0"),
+    ];
+    for (arguments, reason) in cases {
+        let replayed = desk.replay(&list, arguments[0], &arguments[1..]).await?;
+        ensure!(replayed.code == BAD_INPUT, "{arguments:?}: {} {}", replayed.code, replayed.output);
+        assert!(replayed.output.contains(reason), "{arguments:?}: {}", replayed.output);
+    }
+    Ok(())
+}
+
+// A list may come from any program, and a program may be given the wrong file.
+#[tokio::test]
+async fn a_log_on_stdin_is_no_list() -> Result<()> {
+    let longshore = Longshore::start().await?;
+    let ran = run_stable(&longshore.client().await?).await?;
+    let mut replay = Command::new(binary()?)
+        .args(["replay", "-", "--server", longshore.uri()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = replay.stdin.take().context("a pipe")?;
+    stdin.write_all(log_of(&ran).bytes())?;
+    drop(stdin);
+    let ended = replay.wait_with_output()?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(BAD_INPUT), "{said}");
+    assert!(said.contains("expected hash/size"), "{said}");
+    Ok(())
+}
