@@ -1,7 +1,8 @@
 //! Who is writing which blob: one writer a digest, the others wait for it.
 //!
 //! Pure memory, under its owner's lock. A flight ends when its [`Ticket`] is dropped, whatever came of it;
-//! those who waited look again, and the first of them that finds no blob leads the next flight.
+//! those who waited look again, and the first of them that finds no blob leads the next flight. Who cannot wait, or has
+//! waited in vain, writes beside the flight.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -53,9 +54,14 @@ impl Drop for Ticket {
         // One that was overtaken has no flight, or it is another's by now.
         let is_ours =
             flights.get(&self.digest).is_some_and(|flight| Arc::ptr_eq(&flight.progress, &self.progress));
-        let flight = if is_ours { flights.remove(&self.digest) } else { None };
+        let waiting = if is_ours {
+            flights.remove(&self.digest).map(|flight| flight.waiting)
+        } else {
+            // Who wrote beside the flight may have made the blob visible.
+            flights.get_mut(&self.digest).map(|flight| std::mem::take(&mut flight.waiting))
+        };
         drop(state);
-        for waiting in flight.into_iter().flat_map(|flight| flight.waiting) {
+        for waiting in waiting.into_iter().flatten() {
             let _ = waiting.send(());
         }
     }
@@ -81,6 +87,11 @@ impl Space {
             Look::Admitted(admission) => Some(admission),
             Look::Wait(..) => None,
         }
+    }
+
+    /// Admits a writer that cannot wait: beside another one, if there is one.
+    pub(crate) fn admit_beside(self: &Arc<Self>, digest: Digest) -> Admission {
+        self.try_admit(digest).unwrap_or_else(|| Admission::Lead(self.ticket(digest)))
     }
 
     /// Admits a writer, waiting for another one while that makes progress.

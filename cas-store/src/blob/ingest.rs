@@ -144,7 +144,22 @@ impl BlobStore {
         if digest.is_empty() {
             return Ok(Ingest::Present(BlobPin::of_empty(digest)));
         }
-        let ticket = match self.space.admit(digest).await {
+        let admission = self.space.admit(digest).await;
+        self.begin(digest, admission).await
+    }
+
+    /// The same for somebody whom the other ingest may itself be waiting for: does not wait for it, but writes the
+    /// blob beside it. The first of them to end makes it visible.
+    pub async fn ingest_beside(self: &Arc<Self>, digest: Digest) -> Result<Ingest, StoreError> {
+        if digest.is_empty() {
+            return Ok(Ingest::Present(BlobPin::of_empty(digest)));
+        }
+        let admission = self.space.admit_beside(digest);
+        self.begin(digest, admission).await
+    }
+
+    async fn begin(&self, digest: Digest, admission: Admission) -> Result<Ingest, StoreError> {
+        let ticket = match admission {
             Admission::Present(pin) => return Ok(Ingest::Present(pin)),
             Admission::Lead(ticket) => ticket,
         };

@@ -16,6 +16,9 @@ pub(super) const PAGE_MAX: usize = 1_000;
 pub(super) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// What may be under way on one connection.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What uploads that wait for another one may leave unread on one connection, together: the rest of what may be under
+/// way is for the one that they wait for.
+pub(super) const WAITING_BYTES_A_CONNECTION: usize = CONNECTION_WINDOW_BYTES as usize / 2;
 /// Calls at once on one connection; further ones wait in the client.
 pub(super) const STREAMS_MAX: u32 = 1_000;
 /// Messages on their way in on one connection, together: several of the largest.

@@ -28,7 +28,8 @@ use self::messages::{Held, Messages};
 use super::around::{Answer, Around, Services};
 use super::limits::{
     ANSWER_BYTES_A_CONNECTION, CHUNK_ANSWER_BYTES, MESSAGE_BYTES_MAX, RECEIVED_BYTES_A_CONNECTION,
-    ROOM_TIME_MAX, STATE_BYTES_A_CONNECTION, WATCHES_MADE_A_CONNECTION,
+    ROOM_TIME_MAX, STATE_BYTES_A_CONNECTION, STREAM_WINDOW_BYTES, WAITING_BYTES_A_CONNECTION,
+    WATCHES_MADE_A_CONNECTION,
 };
 
 /// What is to be known of a method to count its answers.
@@ -62,6 +63,7 @@ pub(super) struct Share {
     received: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     state: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     making: Arc<Semaphore>,
     calls: Arc<AtomicUsize>,
 }
@@ -73,6 +75,7 @@ impl Default for Share {
             received: of(RECEIVED_BYTES_A_CONNECTION),
             answers: of(ANSWER_BYTES_A_CONNECTION),
             state: of(STATE_BYTES_A_CONNECTION),
+            waiting: of(WAITING_BYTES_A_CONNECTION),
             making: of(WATCHES_MADE_A_CONNECTION),
             calls: Arc::default(),
         }
@@ -99,6 +102,13 @@ impl Share {
     /// Room to make a message of a watch, which none is set aside for while there is nothing to say.
     pub(super) async fn make(&self) -> Result<OwnedSemaphorePermit, Status> {
         Room::new(&self.making).take(1).await
+    }
+
+    /// Leave for an upload with `bytes` to come to wait without reading them, if others do not fill the connection
+    /// with theirs.
+    pub(super) fn wait(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(STREAM_WINDOW_BYTES);
+        self.waiting.clone().try_acquire_many_owned(bytes).ok()
     }
 
     /// Room for the state of a stream that needs `bytes` of it for as long as it is open.

@@ -54,7 +54,7 @@ impl ByteStreamService {
     }
 
     /// Takes an upload in; answers the committed size.
-    async fn receive<S>(&self, header: Option<String>, requests: &mut S) -> Result<i64, Status>
+    async fn receive<S>(&self, header: Option<String>, share: Share, requests: &mut S) -> Result<i64, Status>
     where
         S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
     {
@@ -63,7 +63,7 @@ impl ByteStreamService {
         };
         check_header(header.as_deref(), &first.resource_name)?;
         let ResourceName { digest, form } = parse_write(&first.resource_name)?;
-        let requests = Requests::new(first, requests, self.writes.clock.clone())?;
+        let requests = Requests::new(first, requests, share, self.writes.clock.clone())?;
         match form {
             Form::Plain => self.writes.plain(digest, requests).await,
             Form::Zstd => self.writes.compressed(digest, requests).await,
@@ -135,8 +135,9 @@ impl ByteStream for ByteStreamService {
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
         let header = header(request.metadata());
+        let share = Share::of(&request);
         let mut requests = request.into_inner();
-        let outcome = self.receive(header, &mut requests).await;
+        let outcome = self.receive(header, share, &mut requests).await;
         tokio::spawn(drain(requests));
         outcome.map(|committed_size| Response::new(WriteResponse { committed_size }))
     }

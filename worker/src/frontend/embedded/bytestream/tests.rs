@@ -1,11 +1,14 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{TryStreamExt as _, stream};
 use longshore_cas_store::digest::DigestFunction;
 use tokio::task::JoinHandle;
 
-use super::super::limits::{IDLE_MAX, KEPT_LOOK_EVERY, KEPT_LOOKS_MAX, SILENCE_MAX};
+use super::super::limits::{
+    IDLE_MAX, KEPT_LOOK_EVERY, KEPT_LOOKS_MAX, SILENCE_MAX, STREAM_WINDOW_BYTES, WAITING_BYTES_A_CONNECTION,
+};
 use super::super::testing::{Fixture, ManualClock};
 use super::*;
 
@@ -24,7 +27,7 @@ fn part(write_offset: i64, data: &[u8], finish_write: bool) -> WriteRequest {
 async fn send(fixture: &Fixture, parts: Vec<WriteRequest>) -> (usize, Result<i64, Code>) {
     let service = ByteStreamService::new(fixture.store.clone(), &fixture.environment, UPLOADS_MAX);
     let mut requests = stream::iter(parts.into_iter().map(Ok));
-    let outcome = service.receive(None, &mut requests).await;
+    let outcome = service.receive(None, Share::default(), &mut requests).await;
     (requests.count().await, outcome.map_err(|status| status.code()))
 }
 
@@ -135,7 +138,7 @@ impl Timed {
 
     async fn send(&self, parts: Vec<Result<WriteRequest, Status>>) -> Result<i64, Code> {
         let mut requests = stream::iter(parts);
-        self.service.receive(None, &mut requests).await.map_err(|status| status.code())
+        self.service.receive(None, Share::default(), &mut requests).await.map_err(|status| status.code())
     }
 
     fn ask(&self) -> Result<QueryWriteStatusResponse, Code> {
@@ -207,7 +210,7 @@ async fn a_silent_stream_is_ended_and_its_upload_is_kept() {
         timed.clock.has_sleeper().await;
         timed.clock.advance(SILENCE_MAX);
     };
-    let (outcome, ()) = futures::join!(timed.service.receive(None, &mut requests), silence);
+    let (outcome, ()) = futures::join!(timed.service.receive(None, Share::default(), &mut requests), silence);
     assert_eq!(outcome.unwrap_err().code(), Code::Aborted);
     assert_eq!(timed.ask(), Ok(status(3, false)));
 }
@@ -218,7 +221,7 @@ async fn a_newcomer_takes_the_name_over() {
     let timed = Timed::new();
     let (sender, mut old) = mpsc::unbounded();
     sender.unbounded_send(Ok(part(0, &DATA[..3], false))).unwrap();
-    let old = timed.service.receive(None, &mut old);
+    let old = timed.service.receive(None, Share::default(), &mut old);
     let new = async {
         while timed.ask() == Err(Code::NotFound) {
             tokio::task::yield_now().await;
@@ -246,7 +249,10 @@ fn open(
     sender.unbounded_send(Ok(first)).unwrap();
     let service = timed.service.clone();
     let call = tokio::spawn(async move {
-        service.receive(None, &mut requests).await.map_or_else(|status| status.code(), |_| Code::Ok)
+        service
+            .receive(None, Share::default(), &mut requests)
+            .await
+            .map_or_else(|status| status.code(), |_| Code::Ok)
     });
     (sender, call)
 }
@@ -293,6 +299,44 @@ async fn an_upload_that_stands_still_gives_up_its_space() {
     assert!(waited >= IDLE_MAX, "it might have gone on");
     assert_eq!(large.await.unwrap(), Code::Aborted);
     assert!(!other.is_finished());
+}
+
+// A stream that waits is not read, and what its client has sent fills the connection: also for the one it waits for.
+#[tokio::test]
+async fn uploads_of_one_blob_that_wait_leave_room_on_their_connection() {
+    const WAITING_MAX: usize = WAITING_BYTES_A_CONNECTION / STREAM_WINDOW_BYTES as usize;
+    let data = Bytes::from(vec![7; STREAM_WINDOW_BYTES as usize]);
+    let digest = DigestFunction::Sha256.digest(&data);
+    let timed = Timed::new();
+    let service = ByteStreamService::new(timed.fixture.store.clone(), &timed.fixture.environment, 100);
+    let (one, other) = (Share::default(), Share::default());
+    let upload = |sent: &[u8], share: &Share| {
+        let resource_name = format!("uploads/{}/blobs/{digest}", uuid::Uuid::new_v4());
+        let finish_write = sent.len() == data.len();
+        let first = WriteRequest { resource_name, data: sent.to_vec(), finish_write, ..Default::default() };
+        let (sender, mut requests) = mpsc::unbounded();
+        sender.unbounded_send(Ok(first)).unwrap();
+        let (service, share) = (service.clone(), share.clone());
+        let call = async move { service.receive(None, share, &mut requests).await.map_err(|s| s.code()) };
+        (sender, tokio::spawn(call))
+    };
+    let (_idle, first) = upload(DATA, &one);
+    timed.clock.has_sleeper().await;
+    let waiting: Vec<_> = (0..WAITING_MAX).map(|_| upload(&data, &one)).collect();
+    let (_, elsewhere) = upload(&data, &other);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!elsewhere.is_finished() && waiting.iter().all(|(_, call)| !call.is_finished()));
+
+    let whole = digest.size_bytes().cast_signed();
+    let (_, beside) = upload(&data, &one);
+    assert_eq!(beside.await.unwrap(), Ok(whole));
+    assert_eq!(elsewhere.await.unwrap(), Ok(whole));
+    for (_, call) in waiting {
+        assert_eq!(call.await.unwrap(), Ok(whole));
+    }
+    assert!(!first.is_finished());
 }
 
 #[test]

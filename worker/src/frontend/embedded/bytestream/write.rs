@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::super::compression::{DecompressError, Decompressor};
 use super::super::limits::{HALF_CLOSE_TIME_MAX, SILENCE_MAX, UPLOAD_MEMORY_BYTES, WINDOW_LOG_MAX};
+use super::super::share::Share;
 use super::uploads::{Kept, Place, Uploads};
 use crate::status::Failure;
 
@@ -60,6 +61,8 @@ pub(super) struct Requests<'a, S> {
     name: String,
     first: Option<WriteRequest>,
     rest: &'a mut S,
+    /// Of the connection that they come on.
+    share: Share,
     clock: Arc<dyn Clock>,
     /// Where the next request has to go on.
     offset: u64,
@@ -70,11 +73,16 @@ impl<'a, S> Requests<'a, S>
 where
     S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
 {
-    pub(super) fn new(first: WriteRequest, rest: &'a mut S, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        first: WriteRequest,
+        rest: &'a mut S,
+        share: Share,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Failure> {
         let offset = u64::try_from(first.write_offset)
             .map_err(|_| Failure::invalid(format!("write_offset: {} is negative", first.write_offset)))?;
         let name = first.resource_name.clone();
-        Ok(Self { name, first: Some(first), rest, clock, offset, is_finished: false })
+        Ok(Self { name, first: Some(first), rest, share, clock, offset, is_finished: false })
     }
 
     /// The data of the next request, if the client has not closed the stream.
@@ -187,7 +195,7 @@ impl Writes {
         let (place, kept) = may_begin(place, kept, requests.offset)?;
         let writer = match kept {
             Some(kept) => self.store.resume(kept.partial).await.map_err(Failure::from)?,
-            None => self.ingest(digest, &place).await?,
+            None => self.ingest(digest, &place, &requests.share).await?,
         };
         let Ingest::Write(writer) = writer else { return Ok(size(&digest)) };
         let mut receiving = Receiving { place: Some(place), writer: Some(writer) };
@@ -280,7 +288,7 @@ impl Writes {
     where
         S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
     {
-        let Ingest::Write(mut writer) = self.ingest(digest, &place).await? else {
+        let Ingest::Write(mut writer) = self.ingest(digest, &place, &requests.share).await? else {
             return Ok(COMPRESSED_PRESENT);
         };
         let mut decompressor = Decompressor::new(digest.size_bytes()).map_err(|error| wrong(&error))?;
@@ -301,9 +309,15 @@ impl Writes {
     }
 
     /// Begins to write a blob, with a file of the uploads' own.
-    async fn ingest(&self, digest: Digest, place: &Place) -> Result<Ingest, Failure> {
+    async fn ingest(&self, digest: Digest, place: &Place, share: &Share) -> Result<Ingest, Failure> {
         let file = place.file().await;
-        Ok(match self.store.ingest(digest).await? {
+        // Who waits for another upload of the blob reads nothing. Too many of them, and nothing gets through on their
+        // connection any more: neither what they wait for, if it comes there, nor anything else.
+        let ingest = match share.wait(digest.size_bytes()) {
+            Some(_leave) => self.store.ingest(digest).await?,
+            None => self.store.ingest_beside(digest).await?,
+        };
+        Ok(match ingest {
             Ingest::Write(writer) => Ingest::Write(writer.holding(file)),
             present @ Ingest::Present(_) => present,
         })
