@@ -76,9 +76,14 @@ impl Ledger {
         self.unreferenced.now()
     }
 
+    /// Whether `bytes` of the limit are left.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        bytes <= self.limit_bytes.saturating_sub(self.used_bytes)
+    }
+
     /// Takes `bytes` of the limit; whether they are left.
     pub(crate) fn reserve(&mut self, bytes: u64) -> bool {
-        let fits = bytes <= self.limit_bytes.saturating_sub(self.used_bytes);
+        let fits = self.has_room(bytes);
         if fits {
             self.used_bytes += bytes;
         }

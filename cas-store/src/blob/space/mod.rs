@@ -1,7 +1,8 @@
 //! The room that everything takes on the disk: the ledger under its lock, and what moves it.
 //!
 //! Space is reserved before it is written. Above a high-water mark victims are unlinked in the background; at the
-//! limit, writers wait for the unlinking, in the order in which they came.
+//! limit, writers wait for the unlinking, in the order in which they came; before them comes whoever has an output of an
+//! action in hand, which would have to be executed again, where an upload only waits.
 //!
 //! What was used longest ago goes first, whether it is a victim or something that somebody keeps idle
 //! ([`IdleHolder`]), as much as it takes to get below the mark. What was told to go counts as free for that decision,
@@ -58,8 +59,10 @@ pub(crate) struct State {
     pub(crate) flights: Flights,
     /// Keys whose file is being created, replaced or unlinked.
     taken: HashSet<SlotKey>,
-    queue: VecDeque<Waiter>,
+    pub(crate) queue: VecDeque<Waiter>,
     queued_bytes: u64,
+    /// What threads of the pool wait for, who go first.
+    pub(crate) urgent_bytes: u64,
     /// What reservations hold that will be written or returned soon.
     reserved_bytes: u64,
     is_evicting: bool,
@@ -94,6 +97,7 @@ impl Space {
                 taken: HashSet::new(),
                 queue: VecDeque::new(),
                 queued_bytes: 0,
+                urgent_bytes: 0,
                 reserved_bytes: 0,
                 is_evicting: false,
             }),

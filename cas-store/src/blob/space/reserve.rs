@@ -1,7 +1,7 @@
 //! Taking of the limit what is about to be written, and waiting for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use futures::future::{Either, select};
@@ -17,16 +17,18 @@ const LOOK: Duration = Duration::from_millis(250);
 const LOOKS_MAX: u32 = 120;
 /// How often it looks while what was told to go is still there, before victims that were used later have to go.
 const PATIENT_LOOKS: u32 = 8;
-/// The same for a thread of the pool.
+/// How often a thread of the pool looks, if nothing happens before.
 const BLOCKING_LOOK: Duration = Duration::from_millis(5);
-const BLOCKING_LOOKS_MAX: u32 = 2_000;
-const BLOCKING_PATIENT_LOOKS: u32 = 400;
-/// How many looks in a row a thread of the pool stays without hope.
-const FRUITLESS_LOOKS_MAX: u32 = 50;
+/// How long it waits at most.
+const BLOCKING_MAX: Duration = Duration::from_secs(10);
+/// How long it waits for what was told to go, before victims that were used later have to go.
+const BLOCKING_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it stays without hope.
+const HOPELESS_MAX: Duration = Duration::from_millis(250);
 
 /// Who waits for space.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     pub(super) bytes: u64,
     pub(super) sender: oneshot::Sender<Reservation>,
 }
@@ -67,6 +69,25 @@ impl Reservation {
     }
 }
 
+/// A thread of the pool that waits for space: those who are queued leave it what is freed.
+struct Urgent<'s> {
+    space: &'s Arc<Space>,
+    bytes: u64,
+}
+
+impl<'s> Urgent<'s> {
+    fn wait(space: &'s Arc<Space>, bytes: u64) -> Self {
+        space.lock().urgent_bytes += bytes;
+        Self { space, bytes }
+    }
+}
+
+impl Drop for Urgent<'_> {
+    fn drop(&mut self) {
+        self.space.change(|state| state.urgent_bytes -= self.bytes);
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
@@ -101,9 +122,11 @@ impl Space {
                 Either::Left((granted, _)) => return Ok(granted.expect("who waits stays in the queue")),
                 Either::Right(((), unanswered)) => receiver = unanswered,
             }
-            if !self.can_free(bytes) {
+            if !self.has_hope(bytes) {
                 break;
             }
+            // What can go by now goes.
+            self.change(|_| ());
             if look >= PATIENT_LOOKS {
                 let space = self.clone();
                 self.environment.io.run(move || space.hurry()).await;
@@ -118,7 +141,8 @@ impl Space {
     /// Reserves `bytes` if they are free and nobody waits for any.
     pub(crate) fn reserve_now(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let mut state = self.lock();
-        let is_reserved = state.queue.is_empty() && state.reserve(bytes);
+        let is_free = state.queue.is_empty() && state.urgent_bytes == 0;
+        let is_reserved = is_free && state.reserve(bytes);
         self.settle(state);
         is_reserved.then(|| Reservation::granted(self.clone(), bytes))
     }
@@ -131,13 +155,18 @@ impl Space {
         if bytes > limit_bytes {
             return Err(no_space(bytes, limit_bytes));
         }
-        let mut fruitless_looks = 0;
-        for look in 0..BLOCKING_LOOKS_MAX {
-            if let Some(reservation) = self.reserve_freeing(bytes, look < BLOCKING_PATIENT_LOOKS) {
+        let _urgent = Urgent::wait(self, bytes);
+        let began = Instant::now();
+        let mut hopeful = began;
+        loop {
+            let waited = began.elapsed();
+            if let Some(reservation) = self.reserve_freeing(bytes, waited < BLOCKING_PATIENCE) {
                 return Ok(reservation);
             }
-            fruitless_looks = if self.can_free(bytes) { 0 } else { fruitless_looks + 1 };
-            if fruitless_looks > FRUITLESS_LOOKS_MAX {
+            if self.has_hope(bytes) {
+                hopeful = Instant::now();
+            }
+            if waited > BLOCKING_MAX || hopeful.elapsed() > HOPELESS_MAX {
                 break;
             }
             if rayon::yield_now() != Some(rayon::Yield::Executed) {
@@ -168,12 +197,8 @@ impl Space {
     }
 
     /// Whether anything is under way that could free space, asking those who can give back references.
-    fn can_free(self: &Arc<Self>, bytes: u64) -> bool {
-        let is_relieved = self.relieve(bytes) || self.idle_since().is_some();
-        let state = self.lock();
-        let is_hopeful = is_relieved || !state.is_hopeless();
-        self.settle(state);
-        is_hopeful
+    fn has_hope(&self, bytes: u64) -> bool {
+        self.relieve(bytes) || self.idle_since().is_some() || !self.lock().is_hopeless()
     }
 }
 
@@ -194,7 +219,7 @@ impl State {
             let (bytes, has_left) = (waiter.bytes, waiter.sender.is_canceled());
             if has_left {
                 self.pop_waiter();
-            } else if self.reserve(bytes) {
+            } else if self.ledger.has_room(bytes.saturating_add(self.urgent_bytes)) && self.reserve(bytes) {
                 granted.extend(self.pop_waiter());
             } else {
                 break;

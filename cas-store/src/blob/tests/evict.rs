@@ -375,3 +375,41 @@ async fn adoption_makes_room_by_itself() {
     let outcome = fixture.environment.io.run(adopt).await;
     assert!(matches!(outcome, Err(StoreError::NoSpace { .. })));
 }
+
+// An upload can wait; for an output an action would have to run again.
+#[tokio::test]
+async fn an_output_goes_before_uploads_that_wait_for_longer() {
+    let clock = Arc::new(ManualClock::default());
+    let environment = Environment { clock: clock.clone(), ..environment() };
+    let fixture = Fixture::with_environment(8 * BLOB_BYTES, environment);
+    let store = fixture.store();
+    let last = store.charge(BLOB_BYTES).await.unwrap();
+    let rest = store.charge(6 * BLOB_BYTES).await.unwrap();
+    let Ingest::Write(writer) = store.ingest(sha(&noise(8000, 1))).await.unwrap() else { panic!("present") };
+    let uploads: Vec<_> = (2..5)
+        .map(|seed| {
+            let store = store.clone();
+            tokio::spawn(async move { put(&store, seed).await.map(drop) })
+        })
+        .collect();
+    while store.space.lock().queue.len() < uploads.len() {
+        tokio::task::yield_now().await;
+    }
+    let work = Arc::new(OsDir::open(&fixture.work()).unwrap());
+    std::fs::write(fixture.work().join("output"), noise(8000, 99)).unwrap();
+    let adopting = store.clone();
+    let adopt = move || adopting.adopt(DigestFunction::Sha256, &*work, "output".as_ref()).map(|(_, how)| how);
+    let io = fixture.environment.io.clone();
+    let adopted = tokio::spawn(async move { io.run(adopt).await });
+    while store.space.lock().urgent_bytes == 0 {
+        assert!(!adopted.is_finished(), "{:?}", adopted.await);
+        tokio::task::yield_now().await;
+    }
+    drop(last);
+    assert_eq!(adopted.await.unwrap().unwrap(), Adopted::Moved);
+    drop((rest, writer));
+    for upload in uploads {
+        upload.await.unwrap().unwrap();
+    }
+    fixture.settle();
+}
