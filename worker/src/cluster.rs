@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::action::ResultSink;
 use crate::cli::WorkerArgs;
-use crate::config::{CasConfig, Config, Jobs, Kind, SchedulerConfig};
+use crate::config::{CasConfig, Config, Jobs, Kind, Name, SchedulerConfig};
 use crate::connect::{Link, Pings};
 use crate::environment::Threads;
 use crate::frontend::bots::Bots;
@@ -55,7 +55,7 @@ pub fn prepare(args: WorkerArgs) -> anyhow::Result<Prepared> {
     let Config { worker, schedulers } = Config::read(&path)?;
     let claimed = Claimed::claim(args.machine.or(worker))?;
     let name = match &claimed.options.name {
-        Some(name) => name.clone(),
+        Some(Name(name)) => name.clone(),
         None => own_name(&claimed)?,
     };
     Ok(Prepared { schedulers, name, claimed })

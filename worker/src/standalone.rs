@@ -64,7 +64,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let records = Arc::new(RecordStore::new(machine.store.clone()));
     let embedded = Arc::new(Embedded::new(machine.store.clone(), records, environment.clone()));
     let scheduler = embedded.scheduler().clone();
-    let name = machine.options.name.clone().unwrap_or_else(host_name);
+    let name = machine.options.name.as_ref().map_or_else(host_name, |name| name.0.clone());
     let ends = Ends {
         source: Arc::new(NoSource),
         sink: Arc::new(LocalSink),

@@ -1,12 +1,14 @@
 //! The line at the bottom of a terminal that says what longshore is doing, and logs that do not tear it.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::str::FromStr as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How often the line is drawn anew.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -137,8 +139,12 @@ pub fn start_logging() -> anyhow::Result<()> {
     let wanted = std::env::var("LONGSHORE_LOG").unwrap_or_default();
     let default = if io::stderr().is_terminal() { "warn" } else { "info" };
     let wanted = if wanted.is_empty() { default } else { &wanted };
-    let filter = EnvFilter::try_new(wanted)
-        .with_context(|| format!("LONGSHORE_LOG={wanted}: expected error, warn, info or debug"))?;
+    let expected = || format!("LONGSHORE_LOG={wanted}: expected error, warn, info or debug");
+    // The filter takes a word that is no level for the name of a module, of which it then tells everything.
+    if wanted.chars().all(char::is_alphanumeric) {
+        LevelFilter::from_str(wanted).with_context(expected)?;
+    }
+    let filter = EnvFilter::try_new(wanted).with_context(expected)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

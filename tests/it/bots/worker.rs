@@ -13,8 +13,10 @@ use longshore_tests::fake_bots::{ACTION_URL, Call, FakeBots, Handshake};
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
 use longshore_tests::longshore::{Longshore, new_home, run_to_end};
 use longshore_tests::process::{fifo, foreign_descendants};
+use longshore_tests::source::{files_below, source_root};
 use longshore_tests::tree::InputTree;
 use longshore_tests::wait::eventually;
+use longshore_worker::config::{Config, Kind};
 use nix::sys::signal::Signal;
 use tokio::task::spawn_blocking;
 use tonic::{Code, Status};
@@ -338,11 +340,13 @@ async fn an_action_runs_wherever_its_scheduler_sends_it() -> Result<()> {
     Ok(())
 }
 
-// What is in deploy/ can be used.
+// What is in deploy/ can be used: an example of each kind.
 #[test]
-fn the_example_is_a_configuration() -> Result<()> {
-    let example = longshore_tests::source::source_root().join("deploy/bots.toml");
-    let config = longshore_worker::config::Config::read(&example)?;
-    assert_eq!(config.schedulers.len(), 1);
+fn the_examples_are_configurations() -> Result<()> {
+    let mut kinds = Vec::new();
+    for example in files_below(&source_root().join("deploy"), "toml") {
+        kinds.extend(Config::read(&example)?.schedulers.iter().map(|scheduler| scheduler.kind));
+    }
+    assert_eq!(kinds, [Kind::Bots, Kind::Buildbarn, Kind::NativeLink]);
     Ok(())
 }

@@ -151,3 +151,19 @@ async fn a_log_on_stdin_is_no_list() -> Result<()> {
     assert!(said.contains("expected hash/size"), "{said}");
     Ok(())
 }
+
+// A word that is no level would have longshore say nothing at all.
+#[test]
+fn a_level_of_logging_that_is_none_is_refused() -> Result<()> {
+    for (level, code) in [("loud", 1), ("debug", EQUAL), ("warn,longshore_worker=debug", EQUAL)] {
+        let ended = Command::new(binary()?)
+            .args(["worker", "--print-config"])
+            .env("LONGSHORE_LOG", level)
+            .stdin(Stdio::null())
+            .output()?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(code), "{level}: {said}");
+        assert_eq!(said.contains("expected error, warn, info or debug"), code != EQUAL, "{level}: {said}");
+    }
+    Ok(())
+}

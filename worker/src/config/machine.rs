@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
-use super::values::{Jobs, Size, Span, Variable};
+use super::values::{Jobs, Name, Size, Span, Variable};
 
 /// What an action may write to each of its streams, if nothing else is said, in bytes.
 const LOG_BYTES_MAX: u64 = 1 << 30;
@@ -33,7 +33,7 @@ pub struct MachineOptions {
 
     /// What results say of where they come from, and a scheduler knows this worker by [default: the machine's name].
     #[arg(long, value_name = "NAME", env = "LONGSHORE_NAME")]
-    pub name: Option<String>,
+    pub name: Option<Name>,
 
     /// As root: the user that actions run as, by name [default: nobody]. Say root only if actions may do everything:
     /// they can then change what is cached, too.

@@ -13,10 +13,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
 pub use machine::MachineOptions;
-pub use values::{Address, Jobs, Size, Span, Values, Variable};
+pub use values::{Address, Jobs, Name, Size, Span, Values, Variable};
 
 use crate::connect::TlsOptions;
 
@@ -31,7 +32,7 @@ pub struct Config {
     #[serde(default)]
     pub worker: MachineOptions,
     /// Whom it works for.
-    #[serde(default, rename = "scheduler")]
+    #[serde(default, rename = "scheduler", deserialize_with = "tables")]
     pub schedulers: Vec<SchedulerConfig>,
 }
 
@@ -104,6 +105,29 @@ fn yes() -> bool {
     true
 }
 
+/// Reads what there may be several of. Whoever writes one as a table of its own is told how it is done.
+fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SchedulerConfig>, D::Error> {
+    struct Tables;
+
+    impl<'de> Visitor<'de> for Tables {
+        type Value = Vec<SchedulerConfig>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("[[scheduler]], in two brackets: there may be several")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+            let mut tables = Vec::new();
+            while let Some(table) = sequence.next_element()? {
+                tables.push(table);
+            }
+            Ok(tables)
+        }
+    }
+
+    deserializer.deserialize_seq(Tables)
+}
+
 /// The files that TLS needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -163,6 +187,7 @@ impl Config {
                 let reason = "the same scheduler and instance come twice; say `capacity` to be given more";
                 return Err((Some(endpoint.span()), reason.to_owned()));
             }
+            check_platform(&scheduler.platform).map_err(|reason| (Some(endpoint.span()), reason))?;
             let repeated = scheduler.platform.iter().find(|(_, Values(values))| values.len() > 1);
             if let Some((name, _)) = repeated.filter(|_| *kind == Kind::NativeLink) {
                 let reason = format!("a {kind} scheduler knows one value a property, and {name} has several");
@@ -170,6 +195,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+fn check_platform(platform: &BTreeMap<String, Values>) -> Result<(), String> {
+    match platform.iter().find(|(name, Values(values))| name.is_empty() || values.is_empty()) {
+        None => Ok(()),
+        Some((name, _)) if name.is_empty() => Err("a property of the platform has no name".to_owned()),
+        Some((name, _)) => Err(format!("the platform's property {name} has no value: leave it out")),
     }
 }
 

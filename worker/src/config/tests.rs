@@ -48,11 +48,15 @@ fn a_property_may_have_several_values() {
 // Who makes a mistake is told where it is and what would be right.
 #[test]
 fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 18] = [
         ("", &["FILE: there is no [[scheduler]]"]),
         ("[worker]\n\njob = 3\n", &["FILE, line 3", "unknown field `job`", "`jobs`"]),
         ("[worker]\njobs = 0\n", &["line 2", "from 1 to 65535"]),
-        ("[worker]\njobs = \"4\"\n", &["line 2", "string", "i64"]),
+        ("[worker]\njobs = \"4\"\n", &["line 2", "string", "a number from 1 to 65535"]),
+        ("[worker]\njobs = 1.5\n", &["line 2", "a number from 1 to 65535"]),
+        ("[worker]\ndrain_time = 10\n", &["line 2", "a text such as \"15m\""]),
+        ("[worker]\nname = \"\"\n", &["line 2", "expected a name"]),
+        ("[scheduler]\nkind = \"bots\"\n", &["line 1", "[[scheduler]], in two brackets"]),
         ("[worker]\nmax_size = \"12 parsecs\"\n", &["line 2", "GB"]),
         ("[worker]\ndrain_time = \"soon\"\n", &["line 2", "15m"]),
         ("x = 1\n", &["line 1", "unknown field `x`", "`worker`"]),
@@ -85,8 +89,14 @@ fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
             assert!(error.contains(words), "{text}\n{error}\nlacks {words}");
         }
     }
-    let twice = error(&format!("{SCHEDULER}{SCHEDULER}"));
-    assert!(twice.contains("line 6") && twice.contains("twice"), "{twice}");
+    for again in [SCHEDULER.to_owned(), SCHEDULER.replace("grpc://localhost:1", "http://LOCALHOST:1/")] {
+        let twice = error(&format!("{SCHEDULER}{again}"));
+        assert!(twice.contains("line 6") && twice.contains("twice"), "{twice}");
+    }
+    for (platform, reason) in [("{ \"\" = \"x\" }", "has no name"), ("{ a = [] }", "a has no value")] {
+        let error = error(&format!("{SCHEDULER}platform = {platform}\n"));
+        assert!(error.contains("line 3") && error.contains(reason), "{error}");
+    }
     let absent = Config::read(Path::new("/nowhere/longshore.toml")).unwrap_err().to_string();
     assert!(absent.contains("/nowhere/longshore.toml"), "{absent}");
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::connect::{self, Target};
 
@@ -17,6 +17,8 @@ pub struct Size {
 
 /// The smallest store that is of any use, in bytes.
 const SIZE_MIN: u64 = 1 << 20;
+/// More than any disk has, in bytes: whoever says more has mistaken the unit.
+const SIZE_MAX: u64 = 1 << 60;
 
 impl FromStr for Size {
     type Err = String;
@@ -48,6 +50,9 @@ impl FromStr for Size {
         let bytes = (number * factor as f64) as u64;
         if bytes < SIZE_MIN {
             return Err(format!("{bytes} bytes are too few; at least 1MiB"));
+        }
+        if bytes > SIZE_MAX {
+            return Err(format!("{text} is more than any disk has; at most {}TiB", SIZE_MAX >> 40));
         }
         Ok(Self { bytes })
     }
@@ -123,6 +128,22 @@ impl FromStr for Variable {
     }
 }
 
+/// What results and schedulers know a worker by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(pub String);
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() || text.contains(char::is_control) {
+            Err("expected a name such as worker-1, on one line".to_owned())
+        } else {
+            Ok(Self(text.to_owned()))
+        }
+    }
+}
+
 /// A server's address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
@@ -151,23 +172,57 @@ impl FromStr for Address {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Values(pub Vec<String>);
 
-/// Reads from a file what the command line reads from text.
+/// Reads from a file what the command line reads from text. Whoever writes something else is shown an example.
 macro_rules! deserialize_from_text {
-    ($($type:ty),*) => {$(
+    ($($type:ty, $example:literal);*) => {$(
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+                struct Text;
+
+                impl Visitor<'_> for Text {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, "a text such as {:?}", $example)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     )*};
 }
 
-deserialize_from_text!(Size, Span, Variable, Address);
+deserialize_from_text!(
+    Size, "50GB";
+    Span, "15m";
+    Variable, "BAZEL_REMOTE_PLATFORM";
+    Name, "worker-1";
+    Address, "grpc://HOST:PORT"
+);
 
 impl<'de> Deserialize<'de> for Jobs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let jobs = u16::try_from(i64::deserialize(deserializer)?).ok().filter(|jobs| *jobs > 0);
-        jobs.map(Self).ok_or_else(|| D::Error::custom(Self::expected()))
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Jobs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number from 1 to {}", u16::MAX)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Jobs, E> {
+                let jobs = u16::try_from(number).ok().filter(|jobs| *jobs > 0);
+                jobs.map(Jobs).ok_or_else(|| E::custom(Jobs::expected()))
+            }
+        }
+
+        deserializer.deserialize_i64(Number)
     }
 }
 
@@ -215,7 +270,7 @@ mod tests {
         for (text, bytes) in cases {
             assert_eq!(text.parse(), Ok(Size { bytes }), "{text}");
         }
-        for text in ["", "GB", "-5GB", "5 parsecs", "1..2GB", "12", "0GB"] {
+        for text in ["", "GB", "-5GB", "5 parsecs", "1..2GB", "12", "0GB", "99999999999999TB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }
@@ -240,6 +295,14 @@ mod tests {
         assert_eq!(("1".parse(), "65535".parse()), (Ok(Jobs(1)), Ok(Jobs(65535))));
         for text in ["", "0", "-1", "65536", "all"] {
             assert!(text.parse::<Jobs>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_line() {
+        assert_eq!("worker 1".parse(), Ok(Name("worker 1".to_owned())));
+        for text in ["", " ", "a\nb", "\u{1b}[2J"] {
+            assert!(text.parse::<Name>().is_err(), "{text:?}");
         }
     }
 
