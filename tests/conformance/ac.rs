@@ -505,6 +505,17 @@ async fn ac_10() -> Result<()> {
     let torn = directory(reapi::OutputDirectory { tree_digest: Some(tree.to_wire()), ..Default::default() });
     let words = ["action_result", &tree.hash_hex(), &child.hash_hex()];
     refused(update(&client, &action, torn).await, Code::InvalidArgument, &words);
+    // A tree beside the root of another one: clients take the one or the other.
+    let mut of_two = result_of_tree(&client, &[("x", Digest::empty(client.function()))]).await?;
+    let of_root = result_of_root(&client, &[("y", Digest::empty(client.function()))]).await?;
+    let root = of_root.output_directories[0].root_directory_digest.clone().context("a root")?;
+    of_two.output_directories[0].root_directory_digest = Some(root);
+    let words = ["action_result", "root_directory_digest"];
+    refused(update(&client, &action, of_two.clone()).await, Code::InvalidArgument, &words);
+    let of_one = result_of_root(&client, &[("x", Digest::empty(client.function()))]).await?;
+    let root = of_one.output_directories[0].root_directory_digest.clone();
+    of_two.output_directories[0].root_directory_digest = root;
+    update(&client, &action, of_two).await?;
     // What stands under the digests of the Action and the Command is none.
     let junk = client.put([b"\xff\xff", &unique(9)[..]].concat()).await?;
     refused(

@@ -50,7 +50,8 @@ pub(super) async fn check(
     if missing.is_empty() { Ok(()) } else { Err(Unfit::Missing(missing)) }
 }
 
-/// Checks that the trees of `result`, which are here, have all the directories that they name.
+/// Checks that the trees of `result`, which are here, have all the directories that they name, and begin with the
+/// directory that stands beside them.
 ///
 /// For what comes from outside: a tree is stored once it is known to be whole, and stays so.
 pub(super) async fn check_trees(
@@ -58,18 +59,23 @@ pub(super) async fn check_trees(
     function: DigestFunction,
     result: &reapi::ActionResult,
 ) -> Result<(), Unfit> {
-    for tree in Named::of(function, result).map_err(Unfit::Malformed)?.trees {
+    let named = Named::of(function, result).map_err(Unfit::Malformed)?;
+    for (tree, root) in named.trees.into_iter().zip(named.tree_roots) {
         let message = store.read_many(vec![tree]).await.map_err(Failure::from)?.pop().flatten();
         let message = message.ok_or_else(|| Unfit::Missing(vec![tree]))?;
-        let whole = tokio::task::spawn_blocking(move || check_whole(function, &message)).await;
+        let whole = tokio::task::spawn_blocking(move || check_whole(function, &message, root)).await;
         let whole = whole.map_err(|error| Failure::internal(format!("tree {tree}: {error}")))?;
         whole.map_err(|reason| Unfit::Malformed(format!("tree {tree}: {reason}")))?;
     }
     Ok(())
 }
 
-fn check_whole(function: DigestFunction, message: &[u8]) -> Result<(), String> {
+fn check_whole(function: DigestFunction, message: &[u8], root: Option<Digest>) -> Result<(), String> {
     let tree = RawTree::decode(message).map_err(|error| error.to_string())?;
+    let found = function.digest(&tree.root);
+    if root.is_some_and(|root| root != found) {
+        return Err(format!("its root is {found}, not what root_directory_digest says"));
+    }
     let known: HashSet<_> = tree.children.iter().map(|child| function.digest(child)).collect();
     for directory in iter::once(&tree.root).chain(&tree.children) {
         let directory = reapi::Directory::decode(&directory[..]).map_err(|error| error.to_string())?;
@@ -90,6 +96,8 @@ struct Named {
     blobs: Vec<Digest>,
     /// Those that are `Tree` messages.
     trees: Vec<Digest>,
+    /// What the root of each of them is said to be.
+    tree_roots: Vec<Option<Digest>>,
     /// Those that are `Directory` messages.
     roots: Vec<Digest>,
 }
@@ -99,7 +107,8 @@ impl Named {
         let parse = |field: &str, wire: Option<&reapi::Digest>| {
             Digest::from_wire(function, wire).map_err(|error| format!("{field}: {error}"))
         };
-        let mut named = Self { blobs: Vec::new(), trees: Vec::new(), roots: Vec::new() };
+        let mut named =
+            Self { blobs: Vec::new(), trees: Vec::new(), tree_roots: Vec::new(), roots: Vec::new() };
         for (index, file) in result.output_files.iter().enumerate() {
             named.blobs.push(parse(&format!("output_files[{index}].digest"), file.digest.as_ref())?);
         }
@@ -108,12 +117,14 @@ impl Named {
             if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
                 return Err(format!("{field}: neither tree_digest nor root_directory_digest is set"));
             }
+            let root = directory.root_directory_digest.as_ref();
+            let root = root.map(|wire| parse(&format!("{field}.root_directory_digest"), Some(wire)));
+            let root = root.transpose()?;
             if let Some(wire) = &directory.tree_digest {
                 named.trees.push(parse(&format!("{field}.tree_digest"), Some(wire))?);
+                named.tree_roots.push(root);
             }
-            if let Some(wire) = &directory.root_directory_digest {
-                named.roots.push(parse(&format!("{field}.root_directory_digest"), Some(wire))?);
-            }
+            named.roots.extend(root);
         }
         for (field, wire) in
             [("stdout_digest", &result.stdout_digest), ("stderr_digest", &result.stderr_digest)]
