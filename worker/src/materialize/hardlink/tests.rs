@@ -142,6 +142,8 @@ async fn a_damaged_tree_is_replaced() {
         assert_eq!(std::fs::read_to_string(root.path().join("inner/deep")).unwrap(), "content");
         assert_eq!(std::fs::read_to_string(root.path().join("plain")).unwrap(), "content");
     }
+    // A folder's tree is given back, and discarded, when the folder is gone.
+    fixture.reaper.settled().await;
     fixture.reaper.settled().await;
     assert_eq!(std::fs::read_dir(fixture.folder.path().join("trees")).unwrap().count(), 0);
 }
