@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use longshore_cas_store::digest::Digest;
+use nix::libc::O_NONBLOCK;
 
 use super::bundle;
 
@@ -46,7 +48,8 @@ impl LocalBlobs {
                 Origin::File(path) => path.clone(),
             },
         };
-        match File::open(path) {
+        // A pipe in a blob's place is empty, and not waited for.
+        match File::options().read(true).custom_flags(O_NONBLOCK).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(absent()),
             file => Ok(Box::new(file?)),
         }
@@ -71,5 +74,35 @@ impl LocalBlobs {
             format!("has not {} bytes", digest.size_bytes())
         };
         Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_cas_store::digest::DigestFunction;
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    // Whatever lies in a blob's place is said, and nothing is waited for.
+    #[test]
+    fn what_is_no_file_is_no_blob() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = LocalBlobs::Bundle(folder.path().to_owned());
+        let digest = DigestFunction::Sha256.digest(b"content");
+        let path = folder.path().join(bundle::blob_path(&digest));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let error = || blobs.read(&digest).unwrap_err().to_string();
+        assert_eq!(error(), "the recording lacks it");
+        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        assert_eq!(error(), "has not 7 bytes");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(error().contains("Is a directory"), "{}", error());
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::write(&path, "contemt").unwrap();
+        assert_eq!(error(), "has other content");
+        std::fs::write(&path, "content").unwrap();
+        assert_eq!(blobs.read(&digest).unwrap(), "content");
     }
 }
