@@ -80,6 +80,11 @@ async fn res_04() -> Result<()> {
     assert_eq!(ran.client.stdout(ran.any_result()?).await?, "2\n");
     assert_eq!(ran.client.stderr(ran.any_result()?).await?, "1\n3\n");
 
+    let script = "echo a; echo b >> /dev/stdout; echo c; echo d >&2; echo e | tee -a /dev/stderr; echo f >&2";
+    let ran = run_script(script, &[]).await?;
+    assert_eq!(ran.client.stdout(ran.any_result()?).await?, "a\nb\nc\ne\n");
+    assert_eq!(ran.client.stderr(ran.any_result()?).await?, "d\ne\nf\n");
+
     let ran = run_script("head -c 20000000 /dev/zero; printf end", &[]).await?;
     let bytes = ran.blob(ran.result().await?.stdout_digest.as_ref()).await?;
     assert_eq!((bytes.len(), &bytes[20_000_000..]), (20_000_003, b"end".as_slice()));

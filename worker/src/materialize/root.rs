@@ -114,7 +114,8 @@ impl InputRoot {
 
     /// Creates the file for one of the action's streams in the folder, open for writing and reading.
     pub fn create_log(&self, name: &str) -> Result<File, PathError> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        // Who opens `/dev/stdout` again has a position of its own: neither writes over what the other one wrote.
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(LOG_MODE);
         let file = nix::fcntl::openat(self.logs.fd(), name, flags, mode).at(Op::Create, name)?;
         if let Some(owner) = self.folder.workspace.owner {
