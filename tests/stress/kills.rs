@@ -48,6 +48,7 @@ pub(crate) async fn run(bounds: Bounds, figures: &mut Figures) -> Result<()> {
             let birth = Duration::from_millis(random(BIRTH_MS_MAX));
             // Dropping it kills it.
             drop(tokio::time::timeout(birth, launch(&home)).await);
+            store::wait_until_left(&home.path().join("root")).await?;
             figures.add("kills_in_start_up", 1);
         }
         longshore = launch(&home).await.with_context(|| format!("after kill {round}"))?;

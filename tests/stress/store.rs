@@ -6,10 +6,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_cas_store::digest::DigestFunction;
+use nix::fcntl::{Flock, FlockArg};
 use rayon::prelude::*;
 
 /// Bytes of a block in `st_blocks`.
 pub(crate) const BLOCK_BYTES: u64 = 512;
+
+/// Waits until no process has `root`: one that was killed has it until it is dead.
+pub(crate) async fn wait_until_left(root: &Path) -> Result<()> {
+    let lock = std::fs::File::open(root.join("lock"))?;
+    let locked = tokio::task::spawn_blocking(|| Flock::lock(lock, FlockArg::LockExclusive)).await?;
+    drop(locked.map_err(|(_, errno)| errno).context("the lock of the root")?);
+    Ok(())
+}
 
 /// Hashes every blob and executable below `root`, and returns how many there are. Nobody may use the root.
 pub(crate) fn rehash(root: &Path) -> Result<usize> {
