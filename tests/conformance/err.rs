@@ -333,7 +333,7 @@ async fn err_07() -> Result<()> {
     Ok(())
 }
 
-/// A full store is `RESOURCE_EXHAUSTED`, with a `RetryInfo` as it may pass.
+/// A full store is `RESOURCE_EXHAUSTED`, with a `RetryInfo` as it may pass; what it can never hold comes without one.
 #[tokio::test]
 async fn err_08() -> Result<()> {
     let flags = ["--max-size", "8MiB"].map(str::to_owned).to_vec();
@@ -344,6 +344,11 @@ async fn err_08() -> Result<()> {
     let ran = run_by(&client, &TestAction::shell(script).outputs(["f1", "f2", "f3", "f4", "f5"])).await?;
     ran.failed_with(Code::ResourceExhausted, &["output"])?;
     assert!(retry_info(&ran.status()).is_some(), "{:?}", ran.status());
+    // More than all of it: whoever tries again only runs the command again.
+    let script = "head -c 9000000 /dev/urandom > f";
+    let ran = run_by(&client, &TestAction::shell(script).outputs(["f"])).await?;
+    ran.failed_with(Code::ResourceExhausted, &["output", "in all"])?;
+    assert_eq!(retry_info(&ran.status()), None);
     Ok(())
 }
 

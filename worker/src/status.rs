@@ -224,6 +224,7 @@ impl From<StoreError> for Failure {
                 detail: Some(Detail::RetryAfter(FULL_RETRY_DELAY)),
                 ..Self::new(Code::ResourceExhausted, error.to_string())
             },
+            StoreError::NeverFits { .. } => Self::new(Code::ResourceExhausted, error.to_string()),
             StoreError::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
             StoreError::Path(error) => error.into(),
         }

@@ -90,6 +90,14 @@ pub enum StoreError {
         /// What is full.
         reason: String,
     },
+    /// What is to be stored is more than all that the store may take: it will not fit later either.
+    #[error("no space for {needed_bytes} bytes: the store takes {limit_bytes} in all")]
+    NeverFits {
+        /// What was needed.
+        needed_bytes: u64,
+        /// What the store may take.
+        limit_bytes: u64,
+    },
     /// The blob is not here, or not any more.
     #[error("blob {0} is not in the store")]
     NotFound(Digest),

@@ -106,7 +106,7 @@ impl Space {
             let mut state = self.lock();
             let limit_bytes = state.ledger.limit_bytes();
             if bytes > limit_bytes {
-                return Err(no_space(bytes, limit_bytes));
+                return Err(StoreError::NeverFits { needed_bytes: bytes, limit_bytes });
             }
             let (sender, receiver) = oneshot::channel();
             state.queue.push_back(Waiter { bytes, sender });
@@ -153,7 +153,7 @@ impl Space {
     pub(crate) fn reserve_blocking(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
         let limit_bytes = self.lock().ledger.limit_bytes();
         if bytes > limit_bytes {
-            return Err(no_space(bytes, limit_bytes));
+            return Err(StoreError::NeverFits { needed_bytes: bytes, limit_bytes });
         }
         let _urgent = Urgent::wait(self, bytes);
         let began = Instant::now();
