@@ -135,9 +135,11 @@ impl Drop for OpenWrite {
 /// Waits until `committed_bytes` of an upload are known at least; how many are.
 pub(crate) async fn committed(client: &Client, name: &str, committed_bytes: i64) -> Result<i64> {
     loop {
-        let (committed, complete) = ask(client, name).await.context("QueryWriteStatus")?;
-        if complete || committed >= committed_bytes {
-            return Ok(committed);
+        match ask(client, name).await {
+            Ok((committed, complete)) if complete || committed >= committed_bytes => return Ok(committed),
+            Ok(_) => {}
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => return Err(status).context("QueryWriteStatus"),
         }
         tokio::task::yield_now().await;
     }

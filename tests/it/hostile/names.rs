@@ -51,7 +51,7 @@ async fn resource_names_that_are_none_are_refused() -> Result<()> {
         let outcome = client.byte_stream().query_write_status(ask).await;
         // What stands behind the size of an upload is the client's own matter: the upload is only not there.
         if wrong_write == "does not match" {
-            ensure!(outcome?.into_inner().committed_size == 0, "ask after {shown}");
+            refused(outcome, Code::NotFound, "is not in the store")?;
         } else {
             is_refused(outcome, wrong_write).with_context(|| format!("ask after {shown}"))?;
         }

@@ -80,9 +80,7 @@ impl ByteStreamService {
             Form::Plain => self.writes.uploads.committed_bytes(resource_name),
             Form::Zstd => None,
         };
-        // Who asks is about to go on: with nothing committed that is at the beginning. Bazel gives an upload up for good
-        // that is NOT_FOUND.
-        let committed_size = committed_bytes.unwrap_or(0).cast_signed();
+        let committed_size = committed_bytes.ok_or_else(|| not_found(&digest))?.cast_signed();
         Ok(QueryWriteStatusResponse { committed_size, complete: false })
     }
 }
