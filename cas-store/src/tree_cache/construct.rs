@@ -51,6 +51,10 @@ impl Construction {
         let (shared, landing, is_stopped) =
             (self.shared.clone(), self.landing.clone(), self.is_stopped.0.clone());
         let build_now = move |tree: DirectoryTree, parts: Parts| {
+            if is_stopped.load(Ordering::Relaxed) {
+                // Everybody left while the job waited for a thread.
+                return Ok(None);
+            }
             let Some(held) = hold_now(&shared, &tree, &parts) else { return Ok(Some((tree, parts))) };
             let site = write_whole(&shared, &tree, held, &is_stopped)?;
             site.into_entry(tree).into_iter().for_each(|entry| landing.arrive(entry));
