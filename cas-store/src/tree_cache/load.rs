@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::future::ready;
 
 use super::TreeError;
 use super::messages::{Interner, Loading};
@@ -79,7 +80,7 @@ impl Loader {
     /// Fetches what one question brings of a tree whose root is not here. What it does not bring is no error yet.
     async fn fetch_tree(&self, root: Digest) -> Vec<BlobPin> {
         let stream = self.source.fetch_tree(root, self.store.clone());
-        stream.filter_map(async |fetched| fetched.outcome.ok()).collect().await
+        stream.filter_map(|fetched| ready(fetched.outcome.ok())).collect().await
     }
 
     /// Fetches the messages of a level; those that are nowhere are taken out of it.
