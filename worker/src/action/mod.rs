@@ -80,6 +80,13 @@ pub struct Inline {
     pub output_files: Vec<String>,
 }
 
+impl Inline {
+    /// What its paths take in memory.
+    pub(crate) fn paths_bytes(&self) -> usize {
+        self.output_files.iter().map(|path| size_of::<String>() + path.len()).sum()
+    }
+}
+
 /// How far an action has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {

@@ -34,9 +34,7 @@ const REQUEST_BYTES: usize = 2 << 10;
 impl Request {
     /// What an operation of it holds in memory.
     pub(super) fn size_bytes(&self) -> usize {
-        let paths = &self.inline.output_files;
-        let paths_bytes: usize = paths.iter().map(|path| size_of::<String>() + path.len()).sum();
-        REQUEST_BYTES + self.instance.len() + self.metadata.encoded_len() + paths_bytes
+        REQUEST_BYTES + self.instance.len() + self.metadata.encoded_len() + self.inline.paths_bytes()
     }
 }
 

@@ -50,8 +50,7 @@ struct Entry {
 
 impl Entry {
     fn size_bytes(&self) -> usize {
-        let paths = self.inline.output_files.iter();
-        ENTRY_BYTES + self.response.len() + paths.map(|path| size_of::<String>() + path.len()).sum::<usize>()
+        ENTRY_BYTES + self.response.len() + self.inline.paths_bytes()
     }
 }
 
