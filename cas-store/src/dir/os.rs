@@ -122,7 +122,11 @@ impl Dir for OsDir {
     }
 
     fn link_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
-        // Linking by descriptor alone (AT_EMPTY_PATH) is a privilege on older kernels; by /proc it is not.
+        // By descriptor alone is faster; before Linux 6.10 that is a privilege, whose lack looks like a missing file.
+        match nix::unistd::linkat(file, "", &self.fd, path, AtFlags::AT_EMPTY_PATH) {
+            Err(Errno::ENOENT) => {}
+            outcome => return outcome.at(Op::Link, path),
+        }
         let source = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         nix::unistd::linkat(AT_FDCWD, &source, &self.fd, path, AtFlags::AT_SYMLINK_FOLLOW).at(Op::Link, path)
     }

@@ -1,8 +1,8 @@
 //! The folder that an action runs in: its input root, and beside it the files for stdout and stderr.
 //!
 //! `work/<id>` is passable and not listable; `<id>` cannot be guessed, so no action finds another's folder. `root`
-//! belongs to the action's user. `logs` is closed to it: the action writes its logs by the descriptors that it
-//! was started with, and can reopen them (`/dev/stdout`), but no path leads there.
+//! belongs to the action's user, and so do the two files, which it is started with and can reopen (`/dev/stdout`);
+//! in the folder itself it can change nothing.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,9 @@ use nix::sys::stat::Mode;
 
 const FOLDER_MODE: u32 = 0o711;
 const ROOT_MODE: u32 = 0o755;
-const LOGS_MODE: u32 = 0o700;
 const LOG_MODE: u32 = 0o600;
 
 const ROOT_NAME: &str = "root";
-const LOGS_NAME: &str = "logs";
 
 /// Where actions' folders are made and removed.
 #[derive(Debug)]
@@ -41,8 +39,9 @@ pub(super) struct Workspace {
 #[derive(Debug)]
 pub struct InputRoot {
     folder: Folder,
+    /// The folder, open.
+    dir: OsDir,
     root: OsDir,
-    logs: OsDir,
     root_path: PathBuf,
 }
 
@@ -84,15 +83,11 @@ impl Workspace {
         let root_path = self.path.join(&name).join(ROOT_NAME);
         let folder = Folder { workspace: self.clone(), name, held: Some((tree, charge)) };
         let dir = self.dir.open_sub(&folder.name)?;
-        let make = |name: &str, mode, owner: Option<Owner>| {
-            let name = Path::new(name);
-            dir.make_dir(name, mode)?;
-            owner.map_or(Ok(()), |owner| dir.set_owner(name, owner))?;
-            dir.open_sub(name)
-        };
-        let root = make(ROOT_NAME, ROOT_MODE, self.owner)?;
-        let logs = make(LOGS_NAME, LOGS_MODE, None)?;
-        Ok(InputRoot { folder, root, logs, root_path })
+        let root = Path::new(ROOT_NAME);
+        dir.make_dir(root, ROOT_MODE)?;
+        self.owner.map_or(Ok(()), |owner| dir.set_owner(root, owner))?;
+        let root = dir.open_sub(root)?;
+        Ok(InputRoot { folder, dir, root, root_path })
     }
 }
 
@@ -107,9 +102,9 @@ impl InputRoot {
         &self.root
     }
 
-    /// The folder of the logs, which no path leads the action to: the place of `stdout` and `stderr`.
+    /// The folder around the input root, open: the place of `stdout` and `stderr`.
     pub fn folder(&self) -> &OsDir {
-        &self.logs
+        &self.dir
     }
 
     /// Creates the file for one of the action's streams in the folder, open for writing and reading.
@@ -117,10 +112,10 @@ impl InputRoot {
         // Who opens `/dev/stdout` again has a position of its own: neither writes over what the other one wrote.
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(LOG_MODE);
-        let file = nix::fcntl::openat(self.logs.fd(), name, flags, mode).at(Op::Create, name)?;
+        let file = nix::fcntl::openat(self.dir.fd(), name, flags, mode).at(Op::Create, name)?;
         if let Some(owner) = self.folder.workspace.owner {
             // Reopening by `/dev/stdout` asks for the right to write the file, not to reach its name.
-            self.logs.set_owner(Path::new(name), owner)?;
+            self.dir.set_owner(Path::new(name), owner)?;
         }
         Ok(file.into())
     }

@@ -1,4 +1,6 @@
-//! Keepers without a command: a few wait a few seconds for the next one, which starts sooner than with a new keeper.
+//! Keepers without a command: they wait a few seconds for the next one, which starts sooner than with a new keeper.
+//!
+//! There are never more of them than commands ran at once within those seconds.
 //!
 //! *Locking*: one lock, held to take a keeper or to put one back.
 
@@ -19,8 +21,6 @@ pub(super) type KeeperSocket = std::os::unix::net::UnixStream;
 #[derive(Debug)]
 pub(super) struct Idle {
     waiting: Mutex<Waiting>,
-    /// One a core: where there are more commands at once, a keeper is soon used again.
-    keepers_max: usize,
     wait_max: Duration,
 }
 
@@ -34,8 +34,7 @@ struct Waiting {
 
 impl Idle {
     pub(super) fn new(wait_max: Duration) -> Self {
-        let keepers_max = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { waiting: Mutex::default(), keepers_max, wait_max }
+        Self { waiting: Mutex::default(), wait_max }
     }
 
     pub(super) fn take(&self) -> Option<KeeperSocket> {
@@ -47,9 +46,6 @@ impl Idle {
         // It leaves the runtime: the next command may come from another one.
         let Ok(keeper) = keeper.into_std() else { return };
         let mut waiting = self.waiting.lock();
-        if waiting.keepers.len() >= self.keepers_max {
-            return;
-        }
         waiting.keepers.push((Instant::now(), keeper));
         if !std::mem::replace(&mut waiting.is_watched, true) {
             tokio::spawn(watch(Arc::downgrade(self), Instant::now() + self.wait_max));

@@ -184,8 +184,7 @@ async fn everything_belongs_to_the_actions_user_that_it_may_change() {
     assert_eq!(owner_of(&root.path().join("plain")).uid, 0, "what is shared is not the action's");
     assert_eq!(owner_of(&root.folder_path()).uid, 0);
     drop(root.create_log("stdout").unwrap());
-    assert_eq!(owner_of(&root.folder_path().join("logs")).uid, 0);
-    assert_eq!(owner_of(&root.folder_path().join("logs/stdout")), owner);
+    assert_eq!(owner_of(&root.folder_path().join("stdout")), owner);
 }
 
 #[tokio::test]
