@@ -6,10 +6,14 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tower::Service as _;
 
 use super::pings::PONG_TIME_MAX;
-use super::{ConnectError, Pings, TlsOptions};
+use super::{ConnectError, Gathered, Pings, TlsOptions};
 
 /// How long a connection attempt may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -26,9 +30,7 @@ pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<
     if is_secure {
         endpoint = endpoint.tls_config(tls(options)?).map_err(|error| wrong(in_full(&error)))?;
     }
-    // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
     let endpoint = endpoint
-        .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIME_MAX)
         .http2_keep_alive_interval(pings.interval())
         .keep_alive_timeout(PONG_TIME_MAX)
@@ -36,7 +38,19 @@ pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<
         .keep_alive_while_idle(false)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    Ok(endpoint.connect_lazy())
+    if address.starts_with("unix:") {
+        return Ok(endpoint.connect_lazy());
+    }
+    let mut connector = HttpConnector::new();
+    // TLS is put on top of it.
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
+    // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
+    connector.set_nodelay(true);
+    let gathering = tower::service_fn(move |uri| {
+        connector.call(uri).map_ok(|stream| TokioIo::new(Gathered::new(stream.into_inner())))
+    });
+    Ok(endpoint.connect_with_connector_lazy(gathering))
 }
 
 /// Where an endpoint leads.

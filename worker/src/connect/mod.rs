@@ -4,6 +4,7 @@
 
 mod backoff;
 mod channel;
+mod gathered;
 mod pings;
 mod token;
 
@@ -17,6 +18,7 @@ use tonic::{Request, Status};
 
 pub use backoff::Backoff;
 pub use channel::{Target, target};
+pub use gathered::Gathered;
 pub use pings::Pings;
 
 use token::Token;

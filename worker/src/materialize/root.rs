@@ -40,7 +40,7 @@ pub(super) struct Workspace {
 pub struct InputRoot {
     folder: Folder,
     /// The folder, open.
-    dir: OsDir,
+    folder_dir: OsDir,
     root: OsDir,
     root_path: PathBuf,
 }
@@ -87,7 +87,7 @@ impl Workspace {
         dir.make_dir(root, ROOT_MODE)?;
         self.owner.map_or(Ok(()), |owner| dir.set_owner(root, owner))?;
         let root = dir.open_sub(root)?;
-        Ok(InputRoot { folder, dir, root, root_path })
+        Ok(InputRoot { folder, folder_dir: dir, root, root_path })
     }
 }
 
@@ -104,7 +104,7 @@ impl InputRoot {
 
     /// The folder around the input root, open: the place of `stdout` and `stderr`.
     pub fn folder(&self) -> &OsDir {
-        &self.dir
+        &self.folder_dir
     }
 
     /// Creates the file for one of the action's streams in the folder, open for writing and reading.
@@ -112,10 +112,10 @@ impl InputRoot {
         // Who opens `/dev/stdout` again has a position of its own: neither writes over what the other one wrote.
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(LOG_MODE);
-        let file = nix::fcntl::openat(self.dir.fd(), name, flags, mode).at(Op::Create, name)?;
+        let file = nix::fcntl::openat(self.folder_dir.fd(), name, flags, mode).at(Op::Create, name)?;
         if let Some(owner) = self.folder.workspace.owner {
             // Reopening by `/dev/stdout` asks for the right to write the file, not to reach its name.
-            self.dir.set_owner(Path::new(name), owner)?;
+            self.folder_dir.set_owner(Path::new(name), owner)?;
         }
         Ok(file.into())
     }

@@ -23,6 +23,7 @@ use tonic::transport::server::Connected;
 use self::guests::{Guest, Guests};
 use super::share::Share;
 use super::unix_stream::LocalStream;
+use crate::connect::Gathered;
 
 /// How long nothing is accepted after it failed. Without open files left it fails at once, again and again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -98,7 +99,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// A connection, which makes room for another one when it is dropped.
 pub(super) struct Connection<S> {
-    stream: S,
+    stream: Gathered<S>,
     guest: Arc<Guest>,
     sent_away: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
@@ -107,7 +108,7 @@ pub(super) struct Connection<S> {
 impl<S> Connection<S> {
     fn new(stream: S, guest: Arc<Guest>, permit: OwnedSemaphorePermit) -> Self {
         let sent_away = Box::pin(guest.sent_away());
-        Self { stream, guest, sent_away, _permit: permit }
+        Self { stream: Gathered::new(stream), guest, sent_away, _permit: permit }
     }
 
     /// Fails once the connection has to go.
