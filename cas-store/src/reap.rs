@@ -130,15 +130,21 @@ impl Reaper {
         }
     }
 
-    /// Like [`Reaper::discard`], but does no I/O on this thread: the renaming is left to the pool too.
+    /// Like [`Reaper::discard`], but does no I/O on this thread: the renaming is left to the pool too, which does
+    /// without where there is hardly anything to remove.
     ///
     /// That `name` cannot be renamed is logged; `after` runs all the same.
     pub fn discard_later(&self, dir: Arc<dyn Dir>, name: PathBuf, after: impl FnOnce() + Send + 'static) {
         let whole = Whole::register(&self.shared, Box::new(after));
         let shared = self.shared.clone();
-        self.shared.io.spawn(move || match shared.bury(&*dir, &name) {
-            Ok(name) => shared.enqueue(Part { name, whole }),
-            Err(error) => tracing::warn!(%error, "something cannot be moved to the trash"),
+        self.shared.io.spawn(move || {
+            if removal::remove_shallow(&*dir, &name).is_ok() {
+                return;
+            }
+            match shared.bury(&*dir, &name) {
+                Ok(name) => shared.enqueue(Part { name, whole }),
+                Err(error) => tracing::warn!(%error, "something cannot be moved to the trash"),
+            }
         });
     }
 

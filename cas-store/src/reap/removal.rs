@@ -18,6 +18,9 @@ const LEVELS_MAX: usize = 32;
 /// Levels whose directories may be given to another thread.
 const FORK_LEVELS_MAX: usize = 2;
 
+/// What a directory has at most that is removed where it is: an action's root, and its two logs.
+const SHALLOW_ENTRIES_MAX: usize = 8;
+
 /// A removal under way. It never gives up halfway: what cannot go is counted and passed over.
 pub(super) struct Removal {
     name: PathBuf,
@@ -85,6 +88,10 @@ impl Removal {
         if entry.kind != FileKind::Directory {
             return self.with_access(shared, |dir| unless_gone(dir.remove_file(name)));
         }
+        if self.with_access(shared, |dir| unless_gone(dir.remove_dir(name))).is_ok() {
+            // It was empty.
+            return Ok(());
+        }
         let is_deep = self.levels.len() == LEVELS_MAX;
         if is_deep || self.levels.len() <= FORK_LEVELS_MAX && shared.has_idle_job() {
             let name = self.with_access(shared, |dir| shared.bury(dir, name))?;
@@ -133,6 +140,20 @@ impl Removal {
             outcome => outcome,
         }
     }
+}
+
+/// Removes a directory with a few files and empty directories; stops at anything else, with some of that gone.
+pub(super) fn remove_shallow(parent: &dyn Dir, name: &Path) -> Result<(), PathError> {
+    let dir = parent.open_dir(name)?;
+    for entry in dir.entries()?.into_iter().take(SHALLOW_ENTRIES_MAX) {
+        let name = Path::new(&entry.name);
+        match entry.kind {
+            FileKind::Directory => dir.remove_dir(name)?,
+            _ => dir.remove_file(name)?,
+        }
+    }
+    drop(dir);
+    parent.remove_dir(name)
 }
 
 /// What is gone already needs no removal.

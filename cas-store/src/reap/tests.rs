@@ -59,6 +59,39 @@ fn a_wide_tree_goes_and_what_it_refers_to_stays() {
     assert_eq!(std::fs::read_to_string(root.join("kept")).unwrap(), "kept");
 }
 
+// Where there is hardly anything, the trash is not troubled; and what is more than that goes by the trash.
+#[test]
+fn what_is_discarded_later_goes_whatever_it_is() {
+    let fixture = fixture();
+    let dir: Arc<dyn Dir> = Arc::from(fixture.dir.open_dir(Path::new(".")).unwrap());
+    let path = |name: &str| fixture.folder.path().join(name);
+    let many: Vec<_> = (0..100).map(|number| format!("tree/{number}")).collect();
+    let trees: [(&[&str], &[&str], u64); 5] = [
+        (&["tree"], &[], 0),
+        (&["tree/root"], &["tree/stdout", "tree/stderr"], 0),
+        (&["tree/root"], &["tree/root/file", "tree/stdout"], 1),
+        (&["tree/root/inner/deep"], &[], 1),
+        (&["tree"], &many.iter().map(String::as_str).collect::<Vec<_>>(), 1),
+    ];
+    for (folders, files, buried) in trees {
+        for folder in folders {
+            std::fs::create_dir_all(path(folder)).unwrap();
+        }
+        for file in files {
+            std::fs::write(path(file), "x").unwrap();
+        }
+        let before = fixture.reaper.shared.names.load(Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        fixture.reaper.discard_later(dir.clone(), PathBuf::from("tree"), move || sender.send(()).unwrap());
+        futures::executor::block_on(receiver).unwrap();
+        futures::executor::block_on(fixture.reaper.settled());
+        assert!(!path("tree").exists());
+        assert_eq!(fixture.trashed(), 0);
+        let names = fixture.reaper.shared.names.load(Ordering::Relaxed) - before;
+        assert_eq!(names.min(1), buried, "{folders:?} {files:?}");
+    }
+}
+
 #[test]
 fn a_single_file_goes_too() {
     let fixture = fixture();
