@@ -43,12 +43,11 @@ impl ExecutionService {
         let digest = digests::one(request.digest_function, request.action_digest.as_ref(), "action_digest")?;
         let action = self.load(digest).await?;
         let lookup = !request.skip_cache_lookup && !action.do_not_cache;
-        let instance = request.instance_name;
-        let cached = if lookup { self.cache.get(&instance, &digest).await? } else { None };
-        let request = Request {
-            instance,
+        let mut request = Request {
+            instance: request.instance_name,
             action_digest: digest,
             do_not_cache: action.do_not_cache,
+            looked_up_at: None,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             inline: Inline {
                 stdout: request.inline_stdout,
@@ -57,9 +56,17 @@ impl ExecutionService {
             },
             metadata,
         };
-        let waiter = match cached {
-            Some(result) => self.scheduler.answer(request, from_cache(result)),
-            None => self.scheduler.submit(request)?,
+        let waiter = loop {
+            if lookup {
+                request.looked_up_at = Some(self.scheduler.ended());
+                if let Some(result) = self.cache.get(&request.instance, &digest).await? {
+                    break self.scheduler.answer(request, from_cache(result));
+                }
+            }
+            // It has ended meanwhile: who looks again finds its result, and nothing runs twice.
+            if let Some(waiter) = self.scheduler.submit(&request)? {
+                break waiter;
+            }
         };
         Ok(self.updates(waiter, share).boxed())
     }

@@ -59,25 +59,35 @@ impl Scheduler {
         Arc::new(Self { state: Mutex::default(), arrived: Notify::new(), cache, clock })
     }
 
+    /// How many executions have ended since the start, each with its result in the action cache if it belongs there.
+    pub(super) fn ended(&self) -> u64 {
+        self.state.lock().done
+    }
+
     /// Queues an action, or joins an identical one under way.
-    pub(super) fn submit(self: &Arc<Self>, request: Request) -> Result<Waiter, Failure> {
+    ///
+    /// Nothing if the action has ended since the action cache was asked: its result may be there now.
+    pub(super) fn submit(self: &Arc<Self>, request: &Request) -> Result<Option<Waiter>, Failure> {
         let operation = {
             let mut state = self.state.lock();
             if state.closed {
                 return Err(stopping());
             }
-            if !state.has_room(&request) {
+            if !state.has_room(request) {
                 return Err(Failure::new(Code::ResourceExhausted, "too many actions are queued already"));
             }
-            state.join(&request).unwrap_or_else(|| {
-                let priority = request.priority;
-                let operation = Operation::new(request, self.clock.now());
-                state.queue(&operation, priority);
-                self.arrived.notify_one();
-                operation
-            })
+            match state.join(request) {
+                Some(operation) => operation,
+                None if state.has_ended_since_lookup(request) => return Ok(None),
+                None => {
+                    let operation = Operation::new(request.clone(), self.clock.now());
+                    state.queue(&operation, request.priority);
+                    self.arrived.notify_one();
+                    operation
+                }
+            }
         };
-        Ok(Waiter::new(self.clone(), operation))
+        Ok(Some(Waiter::new(self.clone(), operation)))
     }
 
     /// An operation that was over before it began: its response was known.
@@ -164,11 +174,9 @@ impl Scheduler {
         execution: &Execution,
         response: &reapi::ExecuteResponse,
     ) -> Result<(), Failure> {
-        let Execution { instance, action_digest, do_not_cache, .. } = execution;
-        match &response.result {
-            Some(result) if code_of(response) == Code::Ok && result.exit_code == 0 && !do_not_cache => {
-                self.cache.put(instance, action_digest, result).await
-            }
+        let Execution { instance, action_digest, .. } = execution;
+        match worth_caching(response) {
+            Some(result) if !execution.do_not_cache => self.cache.put(instance, action_digest, result).await,
             _ => Ok(()),
         }
     }
@@ -195,8 +203,8 @@ impl WorkSource for Scheduler {
 
     fn complete(&self, name: String, mut response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            // Who comes from here on must not be given a result from before its request (REAPI, `skip_cache_lookup`).
-            let Some(execution) = self.state.lock().seal(&name) else { return };
+            let is_kept = worth_caching(&response).is_some();
+            let Some(execution) = self.state.lock().seal(&name, is_kept) else { return };
             if let Err(failure) = self.store_result(&execution, &response).await {
                 // The client gets its result all the same; only the next one has to run it again.
                 tracing::warn!(operation = name, "cannot cache the result: {}", failure.message());
@@ -211,6 +219,9 @@ impl WorkSource for Scheduler {
                 let mut state = self.state.lock();
                 state.running -= 1;
                 state.done += 1;
+                if is_kept {
+                    state.remember_kept(execution.action_digest);
+                }
                 state.end(&name, &ending)
             };
             tell(&told, &ending);
@@ -225,6 +236,11 @@ impl WorkSource for Scheduler {
         // Clients are the server's; it lets them go.
         Box::pin(std::future::ready(()))
     }
+}
+
+/// The result that the next one may be given as well.
+fn worth_caching(response: &reapi::ExecuteResponse) -> Option<&reapi::ActionResult> {
+    response.result.as_ref().filter(|result| code_of(response) == Code::Ok && result.exit_code == 0)
 }
 
 fn tell(operations: &[Arc<Operation>], ending: &Ending) {

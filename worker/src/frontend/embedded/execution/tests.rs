@@ -15,11 +15,13 @@ async fn a_silent_stream_is_kept_open() {
         instance: String::new(),
         action_digest: longshore_cas_store::digest::DigestFunction::Sha256.digest(b"action"),
         do_not_cache: false,
+        looked_up_at: None,
         priority: 0,
         inline: Inline::default(),
         metadata: reapi::RequestMetadata::default(),
     };
-    let mut stream = service.updates(service.scheduler.submit(request).unwrap(), Share::default()).boxed();
+    let mut stream =
+        service.updates(service.scheduler.submit(&request).unwrap().unwrap(), Share::default()).boxed();
     let first = stream.next().await.unwrap().unwrap();
     assert!(poll!(stream.next()).is_pending(), "nothing has happened");
     clock.advance(KEEP_ALIVE);

@@ -1,10 +1,12 @@
 //! What the scheduler knows, without locks, clocks or tasks.
 //!
-//! *Invariants*: an execution is queued or runs, and then has at least one operation, or it is gone; it is joinable
-//! only until it is cancelled or its result is known, so that nobody joins what has ended for somebody else. What the
-//! operations under way hold is counted and bounded, and so is what is kept of those that have ended.
+//! *Invariants*: an execution is queued or runs, and then has at least one operation, or it is gone. It is joinable
+//! until it is cancelled or its result is known, so that nobody joins what has ended for somebody else; who may be
+//! given what the action cache has (REAPI, `skip_cache_lookup`) may join until the result is there. What the operations
+//! under way hold is counted and bounded, and so is what is kept of those that have ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use longshore_cas_store::digest::Digest;
@@ -14,6 +16,9 @@ use super::history::{Ending, History};
 
 /// Lower priority first, then first come, first served.
 type Place = (i32, u64);
+
+/// How many of the latest results are remembered: far more than come between a lookup and a place in the queue.
+const KEPT_MAX: usize = 1024;
 
 /// What operations under way may hold in memory together.
 const UNDERWAY_BYTES_MAX: usize = 256 << 20;
@@ -26,10 +31,12 @@ pub(super) struct State {
     /// By the name of the execution.
     underway: HashMap<String, Underway>,
     underway_bytes: usize,
-    /// The names of executions that another client may join, by instance and action.
-    joinable: HashMap<(String, Digest), String>,
+    /// The executions that another client may join, by instance and action.
+    joinable: HashMap<(String, Digest), Joinable>,
     /// Those under way, by name.
     operations: HashMap<String, Arc<Operation>>,
+    /// The latest whose results went to the action cache: each with the count of those that had ended by then.
+    kept: VecDeque<(u64, Digest)>,
     executed: History,
     /// Apart, so that a flood of them does not push out what was executed.
     answered: History,
@@ -40,6 +47,13 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// What still ran was told to stop.
     pub(super) stopped: bool,
+}
+
+/// An execution that another client may join.
+struct Joinable {
+    name: String,
+    /// Its result is on its way to the action cache.
+    is_known: bool,
 }
 
 /// An execution and everybody who asked for it.
@@ -72,7 +86,11 @@ impl State {
         if request.do_not_cache {
             return None;
         }
-        let name = self.joinable.get(&(request.instance.clone(), request.action_digest))?;
+        let Joinable { name, is_known } =
+            self.joinable.get(&(request.instance.clone(), request.action_digest))?;
+        if *is_known && request.looked_up_at.is_none() {
+            return None;
+        }
         let underway = self.underway.get_mut(name)?;
         let operation = Operation::joining(underway.execution.clone(), request);
         self.underway_bytes += operation.size_bytes;
@@ -88,6 +106,22 @@ impl State {
         Some(operation)
     }
 
+    /// Says that the action which ended last has its result in the action cache.
+    pub(super) fn remember_kept(&mut self, action: Digest) {
+        if self.kept.len() == KEPT_MAX {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((self.done, action));
+    }
+
+    /// Whether the result of `request` may have come into the action cache since that was asked.
+    pub(super) fn has_ended_since_lookup(&self, request: &Request) -> bool {
+        let Some(looked_up_at) = request.looked_up_at else { return false };
+        let is_forgotten = self.kept.len() == KEPT_MAX && self.kept[0].0 > looked_up_at;
+        let since = self.kept.iter().rev().take_while(|(ended, _)| *ended > looked_up_at);
+        is_forgotten || since.into_iter().any(|(_, action)| *action == request.action_digest)
+    }
+
     /// Queues a new execution.
     pub(super) fn queue(&mut self, operation: &Arc<Operation>, priority: i32) {
         let execution = operation.execution.clone();
@@ -96,7 +130,8 @@ impl State {
         let place = (priority, self.arrivals);
         self.queue.insert(place, execution.name.clone());
         if !execution.do_not_cache {
-            self.joinable.insert(key(&execution), execution.name.clone());
+            let joinable = Joinable { name: execution.name.clone(), is_known: false };
+            self.joinable.insert(key(&execution), joinable);
         }
         self.operations.insert(operation.name.clone(), operation.clone());
         let name = execution.name.clone();
@@ -116,19 +151,25 @@ impl State {
         self.queue.len()
     }
 
-    /// The execution of that name, if it is under way; nobody joins it any more.
-    pub(super) fn seal(&mut self, name: &str) -> Option<Arc<Execution>> {
+    /// The execution of that name, if it is under way; nobody joins it any more but those who may be given a result that
+    /// is kept.
+    pub(super) fn seal(&mut self, name: &str, is_kept: bool) -> Option<Arc<Execution>> {
         let execution = self.underway.get(name)?.execution.clone();
-        let key = key(&execution);
-        if self.joinable.get(&key).is_some_and(|joinable| joinable == name) {
-            self.joinable.remove(&key);
+        if let Entry::Occupied(mut joinable) = self.joinable.entry(key(&execution))
+            && joinable.get().name == name
+        {
+            if is_kept {
+                joinable.get_mut().is_known = true;
+            } else {
+                joinable.remove();
+            }
         }
         Some(execution)
     }
 
     /// Everybody who asked for an execution that has ended: they have to be told.
     pub(super) fn end(&mut self, name: &str, ending: &Ending) -> Vec<Arc<Operation>> {
-        self.seal(name);
+        self.seal(name, false);
         let Some(underway) = self.underway.remove(name) else { return Vec::new() };
         self.queue.remove(&underway.place);
         for operation in &underway.operations {
@@ -160,7 +201,7 @@ impl State {
             self.end(&name, ending);
             return GivenUp::Dequeued;
         }
-        self.seal(&name);
+        self.seal(&name, false);
         GivenUp::Running(execution)
     }
 

@@ -26,12 +26,19 @@ impl Bench {
     }
 
     fn submit_at(&self, name: &str, priority: i32) -> Waiter {
-        self.scheduler.submit(request(name, priority)).unwrap()
+        self.scheduler.submit(&request(name, priority)).unwrap().unwrap()
     }
 
     async fn complete(&self, assignment: &Assignment, code: Code) {
         let status = Some(rpc::Status { code: code as i32, ..Default::default() });
         let response = reapi::ExecuteResponse { status, ..Default::default() };
+        self.scheduler.complete(assignment.operation.clone(), response).await;
+    }
+
+    /// With a result that is kept.
+    async fn complete_well(&self, assignment: &Assignment) {
+        let result = Some(reapi::ActionResult::default());
+        let response = reapi::ExecuteResponse { result, ..Default::default() };
         self.scheduler.complete(assignment.operation.clone(), response).await;
     }
 
@@ -53,6 +60,7 @@ fn request(name: &str, priority: i32) -> Request {
         instance: String::new(),
         action_digest: digest(name),
         do_not_cache: false,
+        looked_up_at: None,
         priority,
         inline: Inline::default(),
         metadata: reapi::RequestMetadata::default(),
@@ -99,12 +107,70 @@ async fn the_same_action_runs_once() {
     assert_ne!(bench.take().await.operation, assignment.operation, "a finished run is not joined");
 }
 
+// Between the look into the cache and the place in the queue, another one's execution may end: it is not repeated.
+#[tokio::test]
+async fn who_looked_before_the_result_was_there_looks_again() {
+    let bench = Bench::new();
+    let looked_at = |ended| Request { looked_up_at: Some(ended), ..request("a", 0) };
+    let before = bench.scheduler.ended();
+    let _first = bench.submit("a");
+    let assignment = bench.take().await;
+    // Its result is known, but not in the cache yet.
+    bench.scheduler.state.lock().seal(&assignment.operation, true).unwrap();
+    let joined = bench.scheduler.submit(&looked_at(before)).unwrap().unwrap();
+    assert_eq!(joined.operation.execution.name, assignment.operation);
+    bench.complete_well(&assignment).await;
+    assert_eq!(end(&joined), Some(Code::Ok));
+
+    assert!(bench.scheduler.submit(&looked_at(before)).unwrap().is_none());
+    let other = Request { action_digest: digest("b"), ..looked_at(before) };
+    assert!(bench.scheduler.submit(&other).unwrap().is_some(), "nobody waits for another one's result");
+    assert_eq!(bench.take().await.action_digest, digest("b"));
+    assert!(bench.is_idle().await);
+    // The cache had nothing all the same: the result was evicted.
+    assert!(bench.scheduler.submit(&looked_at(bench.scheduler.ended())).unwrap().is_some());
+    assert_eq!(bench.take().await.action_digest, digest("a"));
+}
+
+// What ended too long ago to be remembered counts as this one.
+#[tokio::test]
+async fn who_looked_long_ago_looks_again() {
+    let bench = Bench::new();
+    let looked_at = |ended| Request { looked_up_at: Some(ended), ..request("never run", 0) };
+    let mut is_sent_back = Vec::new();
+    for number in 0..2000 {
+        let _waiter = bench.submit(&number.to_string());
+        bench.complete_well(&bench.take().await).await;
+        is_sent_back.push(bench.scheduler.state.lock().has_ended_since_lookup(&looked_at(0)));
+    }
+    let first = is_sent_back.iter().position(|is_sent_back| *is_sent_back);
+    assert!(first.is_some_and(|first| first >= 1000), "{first:?}");
+    assert!(is_sent_back.ends_with(&[true]));
+    assert!(!bench.scheduler.state.lock().has_ended_since_lookup(&looked_at(1500)));
+}
+
+// REAPI, `skip_cache_lookup`: no result from before the request.
+#[tokio::test]
+async fn who_does_not_look_is_not_given_a_result_that_is_known() {
+    let bench = Bench::new();
+    let _first = bench.submit("a");
+    let assignment = bench.take().await;
+    bench.scheduler.state.lock().seal(&assignment.operation, true).unwrap();
+    let own = bench.submit("a");
+    assert_ne!(own.operation.execution.name, assignment.operation);
+    bench.complete(&assignment, Code::Ok).await;
+    assert_eq!(end(&own), None);
+    let looking = Request { looked_up_at: Some(bench.scheduler.ended()), ..request("a", 0) };
+    let joined = bench.scheduler.submit(&looking).unwrap().unwrap();
+    assert_eq!(joined.operation.execution.name, own.operation.name, "the later one is joined");
+}
+
 #[tokio::test]
 async fn what_is_not_cached_is_not_merged() {
     let bench = Bench::new();
     let submit = || {
         let request = Request { do_not_cache: true, ..request("a", 0) };
-        bench.scheduler.submit(request).unwrap()
+        bench.scheduler.submit(&request).unwrap().unwrap()
     };
     let _waiters = [submit(), submit()];
     assert_ne!(bench.take().await.operation, bench.take().await.operation);
@@ -201,7 +267,7 @@ async fn what_a_shutdown_stops_can_be_tried_again() {
     bench.scheduler.close();
     assert_eq!((end(&running), end(&queued)), (None, Some(Code::Unavailable)));
     assert_eq!(
-        bench.scheduler.submit(request("c", 0)).err().map(|failure| failure.code()),
+        bench.scheduler.submit(&request("c", 0)).err().map(|failure| failure.code()),
         Some(Code::Unavailable)
     );
     bench.scheduler.cancel_all();
@@ -230,12 +296,12 @@ async fn a_queue_that_is_full_refuses() {
     let submit = |number: usize| {
         let output_files = vec!["x".repeat(path_bytes)];
         let inline = Inline { output_files, ..Inline::default() };
-        bench.scheduler.submit(Request { inline, ..request(&number.to_string(), 0) })
+        bench.scheduler.submit(&Request { inline, ..request(&number.to_string(), 0) })
     };
     let (mut waiters, mut refused) = (Vec::new(), None);
     while refused.is_none() && waiters.len() < 1000 {
         match submit(waiters.len()) {
-            Ok(waiter) => waiters.push(waiter),
+            Ok(waiter) => waiters.push(waiter.unwrap()),
             Err(failure) => refused = Some(failure.code()),
         }
     }
