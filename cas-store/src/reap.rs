@@ -1,4 +1,5 @@
-//! Removal in the background: a rename into the trash now, the unlinking later.
+//! Removal in the background: a rename into the trash now, the unlinking later. An action's folder with hardly anything
+//! in it is spared the trash.
 //!
 //! Invariants: what is discarded is out of sight when [`Reaper::discard`] returns; `after` runs exactly once,
 //! when the last name is gone or was found to be irremovable; nothing that an action leaves behind (modes,
@@ -6,7 +7,7 @@
 //!
 //! *Throttling*: removal takes at most [`JOBS_MAX`] threads of the pool, in slices of [`SLICE_NAMES_MAX`]
 //! names. A thread that waits for the end of its own fork-join work may be given a slice to pass the time; it
-//! must not be kept for the length of a whole tree.
+//! must not be kept for the length of a whole tree. What is spared the trash is a few names.
 //!
 //! *Locking*: the state's lock is held for changes of the queue only.
 //!
@@ -130,20 +131,29 @@ impl Reaper {
         }
     }
 
-    /// Like [`Reaper::discard`], but does no I/O on this thread: the renaming is left to the pool too, which does
-    /// without where there is hardly anything to remove.
+    /// Like [`Reaper::discard`], but does no I/O on this thread: the renaming is left to the pool too.
     ///
     /// That `name` cannot be renamed is logged; `after` runs all the same.
     pub fn discard_later(&self, dir: Arc<dyn Dir>, name: PathBuf, after: impl FnOnce() + Send + 'static) {
         let whole = Whole::register(&self.shared, Box::new(after));
         let shared = self.shared.clone();
+        self.shared.io.spawn(move || shared.bury_and_enqueue(&*dir, &name, whole));
+    }
+
+    /// Like [`Reaper::discard_later`], for what is cleared at the next start in any case: where there is hardly anything
+    /// in it, it is removed where it is.
+    pub fn discard_work_later(
+        &self,
+        dir: Arc<dyn Dir>,
+        name: PathBuf,
+        after: impl FnOnce() + Send + 'static,
+    ) {
+        let whole = Whole::register(&self.shared, Box::new(after));
+        let shared = self.shared.clone();
         self.shared.io.spawn(move || {
-            if removal::remove_shallow(&*dir, &name).is_ok() {
-                return;
-            }
-            match shared.bury(&*dir, &name) {
-                Ok(name) => shared.enqueue(Part { name, whole }),
-                Err(error) => tracing::warn!(%error, "something cannot be moved to the trash"),
+            let is_gone = removal::remove_shallow(&*dir, &name).unwrap_or(false);
+            if !is_gone {
+                shared.bury_and_enqueue(&*dir, &name, whole);
             }
         });
     }
@@ -175,6 +185,13 @@ impl Shared {
             moved => moved?,
         }
         Ok(buried)
+    }
+
+    fn bury_and_enqueue(self: &Arc<Self>, dir: &dyn Dir, name: &Path, whole: Arc<Whole>) {
+        match self.bury(dir, name) {
+            Ok(name) => self.enqueue(Part { name, whole }),
+            Err(error) => tracing::warn!(%error, "something cannot be moved to the trash"),
+        }
     }
 
     fn enqueue(self: &Arc<Self>, part: Part) {

@@ -122,10 +122,10 @@ impl Dir for OsDir {
     }
 
     fn link_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
-        // By descriptor alone is faster; before Linux 6.10 that is a privilege, whose lack looks like a missing file.
-        match nix::unistd::linkat(file, "", &self.fd, path, AtFlags::AT_EMPTY_PATH) {
-            Err(Errno::ENOENT) => {}
-            outcome => return outcome.at(Op::Link, path),
+        // By descriptor alone is faster; before Linux 6.10 that is a privilege.
+        let linked = nix::unistd::linkat(file, "", &self.fd, path, AtFlags::AT_EMPTY_PATH);
+        if matches!(linked, Ok(()) | Err(Errno::EEXIST)) {
+            return linked.at(Op::Link, path);
         }
         let source = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         nix::unistd::linkat(AT_FDCWD, &source, &self.fd, path, AtFlags::AT_SYMLINK_FOLLOW).at(Op::Link, path)

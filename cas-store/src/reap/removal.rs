@@ -18,7 +18,7 @@ const LEVELS_MAX: usize = 32;
 /// Levels whose directories may be given to another thread.
 const FORK_LEVELS_MAX: usize = 2;
 
-/// What a directory has at most that is removed where it is: an action's root, and its two logs.
+/// What a directory has at most that is removed where it is. An action's folder has its root and its two logs.
 const SHALLOW_ENTRIES_MAX: usize = 8;
 
 /// A removal under way. It never gives up halfway: what cannot go is counted and passed over.
@@ -88,10 +88,6 @@ impl Removal {
         if entry.kind != FileKind::Directory {
             return self.with_access(shared, |dir| unless_gone(dir.remove_file(name)));
         }
-        if self.with_access(shared, |dir| unless_gone(dir.remove_dir(name))).is_ok() {
-            // It was empty.
-            return Ok(());
-        }
         let is_deep = self.levels.len() == LEVELS_MAX;
         if is_deep || self.levels.len() <= FORK_LEVELS_MAX && shared.has_idle_job() {
             let name = self.with_access(shared, |dir| shared.bury(dir, name))?;
@@ -142,10 +138,14 @@ impl Removal {
     }
 }
 
-/// Removes a directory with a few files and empty directories; stops at anything else, with some of that gone.
-pub(super) fn remove_shallow(parent: &dyn Dir, name: &Path) -> Result<(), PathError> {
+/// Removes a directory with a few files and empty directories; whether it was one. Of another, some may be gone.
+pub(super) fn remove_shallow(parent: &dyn Dir, name: &Path) -> Result<bool, PathError> {
     let dir = parent.open_dir(name)?;
-    for entry in dir.entries()?.into_iter().take(SHALLOW_ENTRIES_MAX) {
+    let entries = dir.entries()?;
+    if entries.len() > SHALLOW_ENTRIES_MAX {
+        return Ok(false);
+    }
+    for entry in entries {
         let name = Path::new(&entry.name);
         match entry.kind {
             FileKind::Directory => dir.remove_dir(name)?,
@@ -153,7 +153,7 @@ pub(super) fn remove_shallow(parent: &dyn Dir, name: &Path) -> Result<(), PathEr
         }
     }
     drop(dir);
-    parent.remove_dir(name)
+    parent.remove_dir(name).map(|()| true)
 }
 
 /// What is gone already needs no removal.

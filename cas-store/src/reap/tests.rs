@@ -61,7 +61,7 @@ fn a_wide_tree_goes_and_what_it_refers_to_stays() {
 
 // Where there is hardly anything, the trash is not troubled; and what is more than that goes by the trash.
 #[test]
-fn what_is_discarded_later_goes_whatever_it_is() {
+fn what_an_action_leaves_goes_whatever_it_is() {
     let fixture = fixture();
     let dir: Arc<dyn Dir> = Arc::from(fixture.dir.open_dir(Path::new(".")).unwrap());
     let path = |name: &str| fixture.folder.path().join(name);
@@ -82,7 +82,8 @@ fn what_is_discarded_later_goes_whatever_it_is() {
         }
         let before = fixture.reaper.shared.names.load(Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        fixture.reaper.discard_later(dir.clone(), PathBuf::from("tree"), move || sender.send(()).unwrap());
+        let gone = move || sender.send(()).unwrap();
+        fixture.reaper.discard_work_later(dir.clone(), PathBuf::from("tree"), gone);
         futures::executor::block_on(receiver).unwrap();
         futures::executor::block_on(fixture.reaper.settled());
         assert!(!path("tree").exists());

@@ -26,7 +26,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>, trust: Trust) -> Result<(), Stor
     let mut kept = Vec::new();
     while let Some(tree) = standing.pop() {
         if trust == Trust::Unverified || !seen.insert(tree.digest) {
-            shared.grounds.demolish(tree);
+            shared.grounds.demolish(&tree)?;
         } else {
             kept.push(tree);
         }
@@ -43,7 +43,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>, trust: Trust) -> Result<(), Stor
                 // Not in use: the oldest are evicted if there are more than may stay.
                 drop(shared.admit(shared.grounds.adopt(tree, directory, held)));
             }
-            None => shared.grounds.demolish(tree),
+            None => shared.grounds.demolish(&tree)?,
         }
     }
     Ok(())

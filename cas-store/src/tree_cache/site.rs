@@ -124,9 +124,9 @@ impl Grounds {
         Entry { tree, path, name: standing.name, held }
     }
 
-    /// Removes a standing tree that cannot be taken over.
-    pub(super) fn demolish(&self, standing: Standing) {
-        self.reaper.discard_later(self.trees.clone(), standing.name, || {});
+    /// Removes a standing tree that cannot be taken over. It is out of sight at once: the root may be vouched for next.
+    pub(super) fn demolish(&self, standing: &Standing) -> Result<(), PathError> {
+        self.reaper.discard(&*self.trees, &standing.name, || {})
     }
 
     /// Removes an entry in the background that was last used at `moment`; when it is gone, what it held is given back.

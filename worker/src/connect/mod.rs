@@ -1,4 +1,5 @@
-//! Connections to servers elsewhere: where to, how trusted, by which token, and how long to wait after a failure.
+//! Connections to servers elsewhere: where to, how trusted, by which token, and how long to wait after a failure. And how
+//! every connection writes, those of our own server too.
 //!
 //! The module knows no service: whoever makes a client of one takes a [`Link`]'s channel, and its requests.
 

@@ -1,8 +1,8 @@
 //! The folder that an action runs in: its input root, and beside it the files for stdout and stderr.
 //!
 //! `work/<id>` is passable and not listable; `<id>` cannot be guessed, so no action finds another's folder. `root`
-//! belongs to the action's user, and so do the two files, which it is started with and can reopen (`/dev/stdout`);
-//! in the folder itself it can change nothing.
+//! belongs to the action's user, and so do the two files, which it is started with and can reopen (`/dev/stdout`). In
+//! the folder itself it can change nothing, where that user is another than ours.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let held = self.held.take();
         let name = std::mem::take(&mut self.name);
-        self.workspace.reaper.discard_later(self.workspace.dir.clone(), name, move || drop(held));
+        self.workspace.reaper.discard_work_later(self.workspace.dir.clone(), name, move || drop(held));
     }
 }
 

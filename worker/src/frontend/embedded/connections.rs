@@ -98,14 +98,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// A connection, which makes room for another one when it is dropped.
-pub(super) struct Connection<S> {
+pub(super) struct Connection<S: AsyncWrite + Unpin> {
     stream: Gathered<S>,
     guest: Arc<Guest>,
     sent_away: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<S> Connection<S> {
+impl<S: AsyncWrite + Unpin> Connection<S> {
     fn new(stream: S, guest: Arc<Guest>, permit: OwnedSemaphorePermit) -> Self {
         let sent_away = Box::pin(guest.sent_away());
         Self { stream: Gathered::new(stream), guest, sent_away, _permit: permit }
@@ -120,7 +120,7 @@ impl<S> Connection<S> {
     }
 }
 
-impl<S> Connected for Connection<S> {
+impl<S: AsyncWrite + Unpin> Connected for Connection<S> {
     type ConnectInfo = Share;
 
     fn connect_info(&self) -> Share {
@@ -128,7 +128,7 @@ impl<S> Connected for Connection<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

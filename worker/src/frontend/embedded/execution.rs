@@ -15,7 +15,7 @@ use tonic::{Code, Request as Call, Response, Status};
 use super::action_cache::ActionCache;
 use super::limits::{METADATA_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::operation::{Operation, Request};
-use super::scheduler::{Scheduler, Waiter};
+use super::scheduler::{Scheduler, Submitted, Waiter};
 use super::share::Share;
 use super::{digests, inline, instance, request_metadata};
 use crate::action::{Inline, Progress};
@@ -32,6 +32,9 @@ pub(super) struct ExecutionService {
     pub(super) scheduler: Arc<Scheduler>,
 }
 
+/// How often the action cache is asked by one request, at most.
+const LOOKS_MAX: usize = 4;
+
 type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
 
 impl ExecutionService {
@@ -42,12 +45,11 @@ impl ExecutionService {
         instance::check(&request.instance_name)?;
         let digest = digests::one(request.digest_function, request.action_digest.as_ref(), "action_digest")?;
         let action = self.load(digest).await?;
-        let lookup = !request.skip_cache_lookup && !action.do_not_cache;
-        let mut request = Request {
+        let may_be_cached = !request.skip_cache_lookup && !action.do_not_cache;
+        let request = Request {
             instance: request.instance_name,
             action_digest: digest,
             do_not_cache: action.do_not_cache,
-            looked_up_at: None,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             inline: Inline {
                 stdout: request.inline_stdout,
@@ -56,17 +58,12 @@ impl ExecutionService {
             },
             metadata,
         };
-        let waiter = loop {
-            if lookup {
-                request.looked_up_at = Some(self.scheduler.ended());
-                if let Some(result) = self.cache.get(&request.instance, &digest).await? {
-                    break self.scheduler.answer(request, from_cache(result));
-                }
-            }
-            // It has ended meanwhile: who looks again finds its result, and nothing runs twice.
-            if let Some(waiter) = self.scheduler.submit(&request)? {
-                break waiter;
-            }
+        let waiter = if may_be_cached {
+            let (cache, instance) = (self.cache.clone(), request.instance.clone());
+            let known = || cache.get(&instance, &digest);
+            find_or_submit(&self.scheduler, request, known).await?
+        } else {
+            self.scheduler.submit(request)?
         };
         Ok(self.updates(waiter, share).boxed())
     }
@@ -182,6 +179,29 @@ fn from_cache(result: reapi::ActionResult) -> reapi::ExecuteResponse {
         status: Some(crate::status::ok()),
         ..Default::default()
     }
+}
+
+/// Answers with what is `known`, which is what the action cache has, or has the action executed.
+async fn find_or_submit<F>(
+    scheduler: &Arc<Scheduler>,
+    mut request: Request,
+    known: impl Fn() -> F,
+) -> Result<Waiter, Failure>
+where
+    F: Future<Output = Result<Option<reapi::ActionResult>, Failure>>,
+{
+    for _ in 0..LOOKS_MAX {
+        let ended = scheduler.ended();
+        if let Some(result) = known().await? {
+            return Ok(scheduler.answer(request, from_cache(result)));
+        }
+        match scheduler.submit_unless_ended_since(ended, request)? {
+            Submitted::Waiting(waiter) => return Ok(waiter),
+            // It has ended meanwhile: who looks again finds its result, and nothing runs twice.
+            Submitted::LookAgain(back) => request = *back,
+        }
+    }
+    scheduler.submit(request)
 }
 
 /// The operation as its client sees it now, with the contents that it wants inline.

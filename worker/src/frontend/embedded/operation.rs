@@ -23,8 +23,6 @@ pub(super) struct Request {
     pub(super) instance: String,
     pub(super) action_digest: Digest,
     pub(super) do_not_cache: bool,
-    /// How many executions had ended when the action cache was asked, and had nothing; none if it is not to be asked.
-    pub(super) looked_up_at: Option<u64>,
     pub(super) priority: i32,
     pub(super) inline: Inline,
     pub(super) metadata: reapi::RequestMetadata,

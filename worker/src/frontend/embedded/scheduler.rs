@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 use longshore_cas_store::io::Clock;
 use longshore_proto::{reapi, rpc};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tonic::Code;
 use tracing::{Instrument as _, Span};
@@ -65,29 +65,50 @@ impl Scheduler {
     }
 
     /// Queues an action, or joins an identical one under way.
-    ///
-    /// Nothing if the action has ended since the action cache was asked: its result may be there now.
-    pub(super) fn submit(self: &Arc<Self>, request: &Request) -> Result<Option<Waiter>, Failure> {
-        let operation = {
-            let mut state = self.state.lock();
-            if state.closed {
-                return Err(stopping());
+    pub(super) fn submit(self: &Arc<Self>, request: Request) -> Result<Waiter, Failure> {
+        let mut state = self.open_for(&request)?;
+        let operation = state.join(&request, false).unwrap_or_else(|| self.queue(&mut state, request));
+        drop(state);
+        Ok(Waiter::new(self.clone(), operation))
+    }
+
+    /// The same, for who may be given what the action cache has, which had nothing when as many executions had ended
+    /// as `ended` says. If the action has ended since, its result may be there now, and the request comes back.
+    pub(super) fn submit_unless_ended_since(
+        self: &Arc<Self>,
+        ended: u64,
+        request: Request,
+    ) -> Result<Submitted, Failure> {
+        let mut state = self.open_for(&request)?;
+        let operation = match state.join(&request, true) {
+            Some(operation) => operation,
+            None if state.has_ended_since(ended, &request) => {
+                return Ok(Submitted::LookAgain(Box::new(request)));
             }
-            if !state.has_room(request) {
-                return Err(Failure::new(Code::ResourceExhausted, "too many actions are queued already"));
-            }
-            match state.join(request) {
-                Some(operation) => operation,
-                None if state.has_ended_since_lookup(request) => return Ok(None),
-                None => {
-                    let operation = Operation::new(request.clone(), self.clock.now());
-                    state.queue(&operation, request.priority);
-                    self.arrived.notify_one();
-                    operation
-                }
-            }
+            None => self.queue(&mut state, request),
         };
-        Ok(Some(Waiter::new(self.clone(), operation)))
+        drop(state);
+        Ok(Submitted::Waiting(Waiter::new(self.clone(), operation)))
+    }
+
+    /// The state, if it takes one more request.
+    fn open_for(&self, request: &Request) -> Result<MutexGuard<'_, State>, Failure> {
+        let state = self.state.lock();
+        if state.closed {
+            return Err(stopping());
+        }
+        if !state.has_room(request) {
+            return Err(Failure::new(Code::ResourceExhausted, "too many actions are queued already"));
+        }
+        Ok(state)
+    }
+
+    fn queue(&self, state: &mut State, request: Request) -> Arc<Operation> {
+        let priority = request.priority;
+        let operation = Operation::new(request, self.clock.now());
+        state.queue(&operation, priority);
+        self.arrived.notify_one();
+        operation
     }
 
     /// An operation that was over before it began: its response was known.
@@ -169,16 +190,15 @@ impl Scheduler {
         self.state.lock().closed
     }
 
-    async fn store_result(
-        &self,
-        execution: &Execution,
-        response: &reapi::ExecuteResponse,
-    ) -> Result<(), Failure> {
-        let Execution { instance, action_digest, .. } = execution;
-        match worth_caching(response) {
-            Some(result) if !execution.do_not_cache => self.cache.put(instance, action_digest, result).await,
-            _ => Ok(()),
+    /// Writes a result that others may be given into the action cache; whether it is there.
+    async fn store_result(&self, execution: &Execution, result: &reapi::ActionResult) -> bool {
+        let Execution { name, instance, action_digest, .. } = execution;
+        let stored = self.cache.put(instance, action_digest, result).await;
+        if let Err(failure) = &stored {
+            // The client gets its result all the same; only the next one has to run it again.
+            tracing::warn!(operation = name, "cannot cache the result: {}", failure.message());
         }
+        stored.is_ok()
     }
 }
 
@@ -203,12 +223,12 @@ impl WorkSource for Scheduler {
 
     fn complete(&self, name: String, mut response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let is_kept = worth_caching(&response).is_some();
-            let Some(execution) = self.state.lock().seal(&name, is_kept) else { return };
-            if let Err(failure) = self.store_result(&execution, &response).await {
-                // The client gets its result all the same; only the next one has to run it again.
-                tracing::warn!(operation = name, "cannot cache the result: {}", failure.message());
-            }
+            let is_sound = may_be_kept(&response).is_some();
+            let Some(execution) = self.state.lock().seal(&name, is_sound) else { return };
+            let is_kept = match may_be_kept(&response) {
+                Some(result) if !execution.do_not_cache => self.store_result(&execution, result).await,
+                _ => false,
+            };
             if code_of(&response) == Code::Cancelled && self.state.lock().stopped {
                 // No client cancelled it, and somewhere else it can run.
                 response.status = Some(stopping().to_rpc());
@@ -238,8 +258,8 @@ impl WorkSource for Scheduler {
     }
 }
 
-/// The result that the next one may be given as well.
-fn worth_caching(response: &reapi::ExecuteResponse) -> Option<&reapi::ActionResult> {
+/// The result, if it is of a success.
+fn may_be_kept(response: &reapi::ExecuteResponse) -> Option<&reapi::ActionResult> {
     response.result.as_ref().filter(|result| code_of(response) == Code::Ok && result.exit_code == 0)
 }
 
@@ -281,6 +301,14 @@ fn log_end(execution: &Execution, response: &reapi::ExecuteResponse) {
     let exit_code = response.result.as_ref().map_or(0, |result| result.exit_code);
     let took = SystemTime::now().duration_since(execution.queued).unwrap_or_default();
     tracing::info!(status = ?code_of(response), message, exit_code, took_ms = took.as_millis(), "done");
+}
+
+/// What became of a request.
+pub(super) enum Submitted {
+    /// Somebody waits for its operation.
+    Waiting(Waiter),
+    /// Its result may be in the action cache by now.
+    LookAgain(Box<Request>),
 }
 
 /// Somebody who waits for an operation.

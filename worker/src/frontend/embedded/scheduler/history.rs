@@ -99,7 +99,6 @@ mod tests {
             instance: String::new(),
             action_digest: DigestFunction::Sha256.digest(b"an action"),
             do_not_cache: false,
-            looked_up_at: None,
             priority: 0,
             inline: Inline { stdout: true, stderr: false, output_files: vec!["out".to_owned()] },
             metadata: reapi::RequestMetadata::default(),

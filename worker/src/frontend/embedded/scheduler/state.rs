@@ -81,14 +81,15 @@ impl State {
         self.underway_bytes + request.size_bytes() <= UNDERWAY_BYTES_MAX
     }
 
-    /// Lets `request` join an execution of the same action, where there is one.
-    pub(super) fn join(&mut self, request: &Request) -> Option<Arc<Operation>> {
+    /// Lets `request` join an execution of the same action, where there is one: one whose result is known already only
+    /// if it may be given what the action cache has.
+    pub(super) fn join(&mut self, request: &Request, may_be_known: bool) -> Option<Arc<Operation>> {
         if request.do_not_cache {
             return None;
         }
         let Joinable { name, is_known } =
             self.joinable.get(&(request.instance.clone(), request.action_digest))?;
-        if *is_known && request.looked_up_at.is_none() {
+        if *is_known && !may_be_known {
             return None;
         }
         let underway = self.underway.get_mut(name)?;
@@ -114,12 +115,11 @@ impl State {
         self.kept.push_back((self.done, action));
     }
 
-    /// Whether the result of `request` may have come into the action cache since that was asked.
-    pub(super) fn has_ended_since_lookup(&self, request: &Request) -> bool {
-        let Some(looked_up_at) = request.looked_up_at else { return false };
-        let is_forgotten = self.kept.len() == KEPT_MAX && self.kept[0].0 > looked_up_at;
-        let since = self.kept.iter().rev().take_while(|(ended, _)| *ended > looked_up_at);
-        is_forgotten || since.into_iter().any(|(_, action)| *action == request.action_digest)
+    /// Whether the result of `request` may have come into the action cache since so many executions had ended.
+    pub(super) fn has_ended_since(&self, ended: u64, request: &Request) -> bool {
+        let is_forgotten = self.kept.len() == KEPT_MAX && self.kept[0].0 > ended;
+        let mut since = self.kept.iter().rev().take_while(|(number, _)| *number > ended);
+        is_forgotten || since.any(|(_, action)| *action == request.action_digest)
     }
 
     /// Queues a new execution.

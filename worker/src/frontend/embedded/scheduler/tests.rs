@@ -26,13 +26,25 @@ impl Bench {
     }
 
     fn submit_at(&self, name: &str, priority: i32) -> Waiter {
-        self.scheduler.submit(&request(name, priority)).unwrap().unwrap()
+        self.scheduler.submit(request(name, priority)).unwrap()
     }
 
     async fn complete(&self, assignment: &Assignment, code: Code) {
         let status = Some(rpc::Status { code: code as i32, ..Default::default() });
         let response = reapi::ExecuteResponse { status, ..Default::default() };
         self.scheduler.complete(assignment.operation.clone(), response).await;
+    }
+
+    /// Nothing where the cache is to be asked again.
+    fn submit_after_lookup(&self, name: &str, ended: u64) -> Option<Waiter> {
+        match self.scheduler.submit_unless_ended_since(ended, request(name, 0)).unwrap() {
+            Submitted::Waiting(waiter) => Some(waiter),
+            Submitted::LookAgain(_) => None,
+        }
+    }
+
+    fn has_ended_since(&self, ended: u64) -> bool {
+        self.scheduler.state.lock().has_ended_since(ended, &request("never run", 0))
     }
 
     /// With a result that is kept.
@@ -60,7 +72,6 @@ fn request(name: &str, priority: i32) -> Request {
         instance: String::new(),
         action_digest: digest(name),
         do_not_cache: false,
-        looked_up_at: None,
         priority,
         inline: Inline::default(),
         metadata: reapi::RequestMetadata::default(),
@@ -111,42 +122,48 @@ async fn the_same_action_runs_once() {
 #[tokio::test]
 async fn who_looked_before_the_result_was_there_looks_again() {
     let bench = Bench::new();
-    let looked_at = |ended| Request { looked_up_at: Some(ended), ..request("a", 0) };
     let before = bench.scheduler.ended();
     let _first = bench.submit("a");
     let assignment = bench.take().await;
     // Its result is known, but not in the cache yet.
     bench.scheduler.state.lock().seal(&assignment.operation, true).unwrap();
-    let joined = bench.scheduler.submit(&looked_at(before)).unwrap().unwrap();
+    let joined = bench.submit_after_lookup("a", before).expect("it is still there");
     assert_eq!(joined.operation.execution.name, assignment.operation);
     bench.complete_well(&assignment).await;
     assert_eq!(end(&joined), Some(Code::Ok));
 
-    assert!(bench.scheduler.submit(&looked_at(before)).unwrap().is_none());
-    let other = Request { action_digest: digest("b"), ..looked_at(before) };
-    assert!(bench.scheduler.submit(&other).unwrap().is_some(), "nobody waits for another one's result");
+    assert!(bench.submit_after_lookup("a", before).is_none());
+    let _other = bench.submit_after_lookup("b", before).expect("it waits for no other's result");
     assert_eq!(bench.take().await.action_digest, digest("b"));
     assert!(bench.is_idle().await);
-    // The cache had nothing all the same: the result was evicted.
-    assert!(bench.scheduler.submit(&looked_at(bench.scheduler.ended())).unwrap().is_some());
+    let _again = bench.submit_after_lookup("a", bench.scheduler.ended()).expect("its result was evicted");
     assert_eq!(bench.take().await.action_digest, digest("a"));
+}
+
+// A failure is no result for others: who comes then has it run again, and does not look for it.
+#[tokio::test]
+async fn nobody_looks_again_for_what_failed() {
+    let bench = Bench::new();
+    let before = bench.scheduler.ended();
+    let _first = bench.submit("a");
+    bench.complete(&bench.take().await, Code::DeadlineExceeded).await;
+    assert!(bench.submit_after_lookup("a", before).is_some());
 }
 
 // What ended too long ago to be remembered counts as this one.
 #[tokio::test]
 async fn who_looked_long_ago_looks_again() {
     let bench = Bench::new();
-    let looked_at = |ended| Request { looked_up_at: Some(ended), ..request("never run", 0) };
     let mut is_sent_back = Vec::new();
     for number in 0..2000 {
         let _waiter = bench.submit(&number.to_string());
         bench.complete_well(&bench.take().await).await;
-        is_sent_back.push(bench.scheduler.state.lock().has_ended_since_lookup(&looked_at(0)));
+        is_sent_back.push(bench.has_ended_since(0));
     }
     let first = is_sent_back.iter().position(|is_sent_back| *is_sent_back);
     assert!(first.is_some_and(|first| first >= 1000), "{first:?}");
     assert!(is_sent_back.ends_with(&[true]));
-    assert!(!bench.scheduler.state.lock().has_ended_since_lookup(&looked_at(1500)));
+    assert!(!bench.has_ended_since(1500));
 }
 
 // REAPI, `skip_cache_lookup`: no result from before the request.
@@ -158,10 +175,9 @@ async fn who_does_not_look_is_not_given_a_result_that_is_known() {
     bench.scheduler.state.lock().seal(&assignment.operation, true).unwrap();
     let own = bench.submit("a");
     assert_ne!(own.operation.execution.name, assignment.operation);
-    bench.complete(&assignment, Code::Ok).await;
+    bench.complete_well(&assignment).await;
     assert_eq!(end(&own), None);
-    let looking = Request { looked_up_at: Some(bench.scheduler.ended()), ..request("a", 0) };
-    let joined = bench.scheduler.submit(&looking).unwrap().unwrap();
+    let joined = bench.submit_after_lookup("a", bench.scheduler.ended()).unwrap();
     assert_eq!(joined.operation.execution.name, own.operation.name, "the later one is joined");
 }
 
@@ -170,7 +186,7 @@ async fn what_is_not_cached_is_not_merged() {
     let bench = Bench::new();
     let submit = || {
         let request = Request { do_not_cache: true, ..request("a", 0) };
-        bench.scheduler.submit(&request).unwrap().unwrap()
+        bench.scheduler.submit(request).unwrap()
     };
     let _waiters = [submit(), submit()];
     assert_ne!(bench.take().await.operation, bench.take().await.operation);
@@ -267,7 +283,7 @@ async fn what_a_shutdown_stops_can_be_tried_again() {
     bench.scheduler.close();
     assert_eq!((end(&running), end(&queued)), (None, Some(Code::Unavailable)));
     assert_eq!(
-        bench.scheduler.submit(&request("c", 0)).err().map(|failure| failure.code()),
+        bench.scheduler.submit(request("c", 0)).err().map(|failure| failure.code()),
         Some(Code::Unavailable)
     );
     bench.scheduler.cancel_all();
@@ -296,12 +312,12 @@ async fn a_queue_that_is_full_refuses() {
     let submit = |number: usize| {
         let output_files = vec!["x".repeat(path_bytes)];
         let inline = Inline { output_files, ..Inline::default() };
-        bench.scheduler.submit(&Request { inline, ..request(&number.to_string(), 0) })
+        bench.scheduler.submit(Request { inline, ..request(&number.to_string(), 0) })
     };
     let (mut waiters, mut refused) = (Vec::new(), None);
     while refused.is_none() && waiters.len() < 1000 {
         match submit(waiters.len()) {
-            Ok(waiter) => waiters.push(waiter.unwrap()),
+            Ok(waiter) => waiters.push(waiter),
             Err(failure) => refused = Some(failure.code()),
         }
     }
