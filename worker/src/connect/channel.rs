@@ -15,7 +15,7 @@ use tower::Service as _;
 use super::pings::PONG_TIME_MAX;
 use super::{ConnectError, Gathered, Pings, TlsOptions};
 
-/// How long a connection attempt may take.
+/// How long a connection attempt may take, with the lookup of the name and the handshake of TLS.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// What may be under way on one stream before we have taken it: a batch and a half.
 const STREAM_WINDOW_BYTES: u32 = 6 << 20;
@@ -39,6 +39,7 @@ pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     if address.starts_with("unix:") {
+        // tonic connects to sockets by itself; without packets there is less to gather.
         return Ok(endpoint.connect_lazy());
     }
     let mut connector = HttpConnector::new();

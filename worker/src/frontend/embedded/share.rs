@@ -4,7 +4,7 @@
 //! Each connection has a share of its own, and what does not fit into it waits for what is before it: nobody waits for
 //! another connection. A message counts from when its length is known until its call asks for the next one, or is
 //! answered; it is taken whole or not at all, so that half of one never waits for half of another. An answer counts as
-//! a whole message until it is known, then as what it is until the socket has taken it. Who makes its own calls wait
+//! a whole message until it is known, then as what it is until the connection has taken it. Who makes its own calls wait
 //! for too long is told so, by an error.
 
 mod answers;
