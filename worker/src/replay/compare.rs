@@ -18,7 +18,8 @@ pub(crate) struct Seen {
 /// What a comparison found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
-    /// Paths at which executions differ from each other.
+    /// Paths at which executions differ from each other; where there are some, the recorded one counts with its contents:
+    /// such an action may well write the same twice and something else the third time.
     pub(crate) unstable: BTreeSet<String>,
     /// Other paths, at which all executions differ from the recording.
     pub(crate) changed: BTreeSet<String>,
@@ -60,9 +61,13 @@ impl Seen {
 
     pub(crate) fn findings(&self, recorded: Option<&Outcome>) -> Findings {
         let Some((first, others)) = self.distinct.split_first() else { return Findings::default() };
-        let unstable: BTreeSet<_> = others.iter().flat_map(|other| first.differences(other)).collect();
-        let changed = recorded.map(|recorded| recorded.differences(first)).unwrap_or_default();
-        let changed = changed.into_iter().filter(|path| !unstable.contains(path)).collect();
+        let mut unstable: BTreeSet<_> = others.iter().flat_map(|other| first.differences(other)).collect();
+        let Some(recorded) = recorded else { return Findings { unstable, ..Findings::default() } };
+        let mut changed: BTreeSet<_> = recorded.differences(first).into_iter().collect();
+        if !unstable.is_empty() {
+            unstable.extend(changed.extract_if(.., |path| recorded.has(path) && first.has(path)));
+        }
+        changed.retain(|path| !unstable.contains(path));
         Findings { unstable, changed }
     }
 }
@@ -92,7 +97,7 @@ mod tests {
         (unstable.into_iter().collect(), changed.into_iter().collect())
     }
 
-    // A path at which executions differ from each other says nothing about the recording; any other one does.
+    // An action whose executions differ says nothing about the recording by what it writes, but still by how it ends.
     #[test]
     fn what_changed_is_told_from_what_never_stays_the_same() {
         let recorded = outcome(&[("log", "0"), ("bin", "a"), ("same", "s")]);
@@ -103,7 +108,12 @@ mod tests {
         let find = |recorded, seen: &[&Outcome]| {
             find(recorded, &seen.iter().map(|outcome| (*outcome).clone()).collect::<Vec<_>>())
         };
-        assert_eq!(find(Some(&recorded), &[&one, &two, &one]), (names(&["log"]), names(&["bin"])));
+        assert_eq!(find(Some(&recorded), &[&one, &two, &one]), (names(&["bin", "log"]), none.clone()));
+        let ended = |exit_code, outputs| Outcome { exit_code, ..outcome(outputs) };
+        let (three, four) =
+            (ended(1, &[("log", "1"), ("new", "n")]), ended(1, &[("log", "2"), ("new", "n")]));
+        let changed = names(&["<exit code>", "bin", "new", "same"]);
+        assert_eq!(find(Some(&recorded), &[&three, &four]), (names(&["log"]), changed));
         assert_eq!(find(Some(&recorded), &[&one, &one]), (none.clone(), names(&["bin", "log"])));
         assert_eq!(find(Some(&recorded), &[&recorded]), (none.clone(), none.clone()));
         assert_eq!(find(None, &[&one, &two]), (names(&["log"]), none.clone()));

@@ -71,6 +71,11 @@ impl Outcome {
         paths
     }
 
+    /// Whether there is an output of that path.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.outputs.contains_key(path)
+    }
+
     /// The first output that is a file or a folder: a name for an action that has no better one.
     pub(crate) fn first_output(&self) -> Option<&str> {
         self.outputs.keys().map(String::as_str).find(|path| ![STDOUT, STDERR].contains(path))
