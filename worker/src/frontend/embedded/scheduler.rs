@@ -223,9 +223,9 @@ impl WorkSource for Scheduler {
 
     fn complete(&self, name: String, mut response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let is_sound = may_be_kept(&response).is_some();
-            let Some(execution) = self.state.lock().seal(&name, is_sound) else { return };
-            let is_kept = match may_be_kept(&response) {
+            let result = may_be_kept(&response);
+            let Some(execution) = self.state.lock().seal(&name, result.is_some()) else { return };
+            let is_kept = match result {
                 Some(result) if !execution.do_not_cache => self.store_result(&execution, result).await,
                 _ => false,
             };

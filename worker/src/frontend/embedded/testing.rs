@@ -1,19 +1,25 @@
-//! A store for the tests of the services, removed with its folder.
+//! A store for the tests of the services, removed with its folder; a scheduler, and what passes through it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::poll;
 use longshore_cas_store::blob::{BlobStore, StoreOptions};
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::{Clock, Environment, IoPool};
 use longshore_cas_store::record::RecordStore;
 use longshore_cas_store::root::StoreRoot;
-use longshore_proto::Message;
+use longshore_proto::{Message, reapi};
 use tokio::sync::watch;
 
+use super::action_cache::ActionCache;
+use super::operation::Request;
+use super::scheduler::Scheduler;
+use crate::action::{Assignment, Inline};
 use crate::environment::{MachineClock, TokioExecutor};
+use crate::frontend::WorkSource as _;
 
 /// What the store may take: room for every test.
 const LIMIT_BYTES: u64 = 64 << 20;
@@ -54,6 +60,56 @@ impl Fixture {
 
     pub(super) async fn put_message(&self, message: &impl Message) -> Digest {
         self.put(&message.encode_to_vec()).await
+    }
+}
+
+/// A scheduler whose worker is the test.
+pub(super) struct Bench {
+    pub(super) fixture: Fixture,
+    pub(super) cache: Arc<ActionCache>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) scheduler: Arc<Scheduler>,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        let fixture = Fixture::new();
+        let cache = Arc::new(ActionCache::new(fixture.store.clone(), fixture.records.clone()));
+        let clock = Arc::new(ManualClock::default());
+        let scheduler = Scheduler::new(cache.clone(), clock.clone());
+        Self { fixture, cache, clock, scheduler }
+    }
+
+    pub(super) async fn take(&self) -> Assignment {
+        self.scheduler.next().await.unwrap()
+    }
+
+    pub(super) async fn is_idle(&self) -> bool {
+        poll!(self.scheduler.next()).is_pending()
+    }
+
+    /// With a result that is kept.
+    pub(super) async fn complete_well(&self, assignment: &Assignment) {
+        let result = Some(reapi::ActionResult::default());
+        let response = reapi::ExecuteResponse { result, ..Default::default() };
+        self.scheduler.complete(assignment.operation.clone(), response).await;
+    }
+}
+
+/// The digest of an action that there need not be.
+pub(super) fn digest(name: &str) -> Digest {
+    DigestFunction::Sha256.digest(name.as_bytes())
+}
+
+/// A request for an action that there need not be.
+pub(super) fn request(name: &str) -> Request {
+    Request {
+        instance: String::new(),
+        action_digest: digest(name),
+        do_not_cache: false,
+        priority: 0,
+        inline: Inline::default(),
+        metadata: reapi::RequestMetadata::default(),
     }
 }
 

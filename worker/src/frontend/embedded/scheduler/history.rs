@@ -88,21 +88,15 @@ impl History {
 mod tests {
     use std::time::SystemTime;
 
-    use longshore_cas_store::digest::DigestFunction;
     use longshore_proto::rpc;
 
     use super::super::super::operation::Request;
+    use super::super::super::testing::request;
     use super::*;
 
     fn operation() -> Arc<Operation> {
-        let request = Request {
-            instance: String::new(),
-            action_digest: DigestFunction::Sha256.digest(b"an action"),
-            do_not_cache: false,
-            priority: 0,
-            inline: Inline { stdout: true, stderr: false, output_files: vec!["out".to_owned()] },
-            metadata: reapi::RequestMetadata::default(),
-        };
+        let inline = Inline { stdout: true, stderr: false, output_files: vec!["out".to_owned()] };
+        let request = Request { inline, ..request("an action") };
         Operation::new(request, SystemTime::UNIX_EPOCH)
     }
 

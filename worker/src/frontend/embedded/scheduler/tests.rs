@@ -1,32 +1,15 @@
 //! The queue by itself: the test is the worker.
 
-use futures::poll;
-use longshore_cas_store::digest::DigestFunction;
-
-use super::super::testing::{Fixture, ManualClock};
+use super::super::testing::{Bench, digest, request};
 use super::*;
 
-struct Bench {
-    fixture: Fixture,
-    scheduler: Arc<Scheduler>,
-    clock: Arc<ManualClock>,
-}
-
 impl Bench {
-    fn new() -> Self {
-        let fixture = Fixture::new();
-        let cache = Arc::new(ActionCache::new(fixture.store.clone(), fixture.records.clone()));
-        let clock = Arc::new(ManualClock::default());
-        let scheduler = Scheduler::new(cache, clock.clone());
-        Self { fixture, scheduler, clock }
-    }
-
     fn submit(&self, name: &str) -> Waiter {
         self.submit_at(name, 0)
     }
 
     fn submit_at(&self, name: &str, priority: i32) -> Waiter {
-        self.scheduler.submit(request(name, priority)).unwrap()
+        self.scheduler.submit(Request { priority, ..request(name) }).unwrap()
     }
 
     async fn complete(&self, assignment: &Assignment, code: Code) {
@@ -37,44 +20,14 @@ impl Bench {
 
     /// Nothing where the cache is to be asked again.
     fn submit_after_lookup(&self, name: &str, ended: u64) -> Option<Waiter> {
-        match self.scheduler.submit_unless_ended_since(ended, request(name, 0)).unwrap() {
+        match self.scheduler.submit_unless_ended_since(ended, request(name)).unwrap() {
             Submitted::Waiting(waiter) => Some(waiter),
             Submitted::LookAgain(_) => None,
         }
     }
 
     fn has_ended_since(&self, ended: u64) -> bool {
-        self.scheduler.state.lock().has_ended_since(ended, &request("never run", 0))
-    }
-
-    /// With a result that is kept.
-    async fn complete_well(&self, assignment: &Assignment) {
-        let result = Some(reapi::ActionResult::default());
-        let response = reapi::ExecuteResponse { result, ..Default::default() };
-        self.scheduler.complete(assignment.operation.clone(), response).await;
-    }
-
-    async fn take(&self) -> Assignment {
-        self.scheduler.next().await.unwrap()
-    }
-
-    async fn is_idle(&self) -> bool {
-        poll!(self.scheduler.next()).is_pending()
-    }
-}
-
-fn digest(name: &str) -> longshore_cas_store::digest::Digest {
-    DigestFunction::Sha256.digest(name.as_bytes())
-}
-
-fn request(name: &str, priority: i32) -> Request {
-    Request {
-        instance: String::new(),
-        action_digest: digest(name),
-        do_not_cache: false,
-        priority,
-        inline: Inline::default(),
-        metadata: reapi::RequestMetadata::default(),
+        self.scheduler.state.lock().has_ended_since(ended, &request("never run"))
     }
 }
 
@@ -185,7 +138,7 @@ async fn who_does_not_look_is_not_given_a_result_that_is_known() {
 async fn what_is_not_cached_is_not_merged() {
     let bench = Bench::new();
     let submit = || {
-        let request = Request { do_not_cache: true, ..request("a", 0) };
+        let request = Request { do_not_cache: true, ..request("a") };
         bench.scheduler.submit(request).unwrap()
     };
     let _waiters = [submit(), submit()];
@@ -283,7 +236,7 @@ async fn what_a_shutdown_stops_can_be_tried_again() {
     bench.scheduler.close();
     assert_eq!((end(&running), end(&queued)), (None, Some(Code::Unavailable)));
     assert_eq!(
-        bench.scheduler.submit(request("c", 0)).err().map(|failure| failure.code()),
+        bench.scheduler.submit(request("c")).err().map(|failure| failure.code()),
         Some(Code::Unavailable)
     );
     bench.scheduler.cancel_all();
@@ -298,7 +251,7 @@ async fn what_a_shutdown_stops_can_be_tried_again() {
 async fn a_cached_answer_is_an_operation() {
     let bench = Bench::new();
     let response = reapi::ExecuteResponse { cached_result: true, ..Default::default() };
-    let waiter = bench.scheduler.answer(request("a", 0), response);
+    let waiter = bench.scheduler.answer(request("a"), response);
     let found = bench.scheduler.find(&waiter.operation.name).unwrap();
     assert!(found.is_done());
     assert_eq!(bench.scheduler.stats(), SchedulerStats { cache_hits: 1, ..SchedulerStats::default() });
@@ -312,7 +265,7 @@ async fn a_queue_that_is_full_refuses() {
     let submit = |number: usize| {
         let output_files = vec!["x".repeat(path_bytes)];
         let inline = Inline { output_files, ..Inline::default() };
-        bench.scheduler.submit(Request { inline, ..request(&number.to_string(), 0) })
+        bench.scheduler.submit(Request { inline, ..request(&number.to_string()) })
     };
     let (mut waiters, mut refused) = (Vec::new(), None);
     while refused.is_none() && waiters.len() < 1000 {
