@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 
 use anyhow::Result;
-use longshore_cas_store::source::BlobSource as _;
+use longshore_cas_store::digest::DigestFunction;
+use longshore_cas_store::source::{BlobSource as _, FetchError};
 use longshore_proto::{Message as _, reapi};
 use longshore_tests::cold::ColdWorker;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
 use longshore_tests::tree::{InputTree, T3};
+use tonic::Status;
 
 use super::{LARGE_BYTES, noise, options};
 
@@ -108,8 +110,8 @@ async fn a_tree_is_asked_for_once() -> Result<()> {
     Ok(())
 }
 
-fn worker_function() -> longshore_cas_store::digest::DigestFunction {
-    longshore_cas_store::digest::DigestFunction::Sha256
+fn worker_function() -> DigestFunction {
+    DigestFunction::Sha256
 }
 
 /// Entries of the root's message.
@@ -135,5 +137,47 @@ async fn messages_that_are_not_canonical_are_read_as_they_are() -> Result<()> {
     message.extend_from_slice(&[0xf8, 0x07, 0x01]);
     let root = cas.put(message);
     worker.cache.get(root).await?;
+    Ok(())
+}
+
+// A server that cannot go on, and breaks each time, is not read from without end.
+#[tokio::test]
+async fn a_read_that_never_comes_on_is_given_up() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    cas.once(Method::Read, Fault::Break(1 << 20));
+    cas.once(Method::Read, Fault::Fail(Status::out_of_range("read_offset")));
+    cas.always(Method::Read, Fault::Break(1 << 20));
+    let error = worker.fetch_one(cas.put(noise(LARGE_BYTES, 1))).await.expect_err("it always breaks");
+    assert!(matches!(error, FetchError::Unavailable { .. }), "{error}");
+    Ok(())
+}
+
+// What a server sends that does not heed the offset is not the blob, and it is not asked to go on again.
+#[tokio::test]
+async fn a_server_that_heeds_no_offset_is_read_from_the_start() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    for fault in [Fault::Break(1 << 20), Fault::Anew, Fault::Break(2 << 20)] {
+        cas.once(Method::Read, fault);
+    }
+    cas.always(Method::Read, Fault::Anew);
+    worker.fetch_one(cas.put(noise(LARGE_BYTES, 1))).await?;
+    let offsets: Vec<_> = cas.calls(Method::Read).iter().map(|call| call.offset > 0).collect();
+    assert_eq!(offsets, [false, true, false, false]);
+    Ok(())
+}
+
+// What comes beside the tree was not asked for, and is not stored.
+#[tokio::test]
+async fn a_tree_brings_nothing_else() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    cas.always(Method::GetTree, Fault::Corrupt);
+    let tree = T3.tree(1).build(DigestFunction::Sha256);
+    cas.put_all(tree.blobs());
+    worker.cache.get(tree.root).await?;
+    assert_eq!(cas.calls(Method::GetTree).len(), 1);
+    assert_eq!(worker.store.stats().blobs, tree.blobs().count() as u64);
     Ok(())
 }

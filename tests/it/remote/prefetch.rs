@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use longshore_cas_store::digest::DigestFunction;
+use longshore_proto::{Message as _, reapi};
 use longshore_tests::cold::ColdWorker;
 use longshore_tests::fake_cas::{FakeCas, Method};
 use longshore_tests::tree::{InputTree, T3};
@@ -36,9 +37,10 @@ async fn speculation_is_capped_a_directory_and_in_all() -> Result<()> {
     }
     let tree = tree.build(DigestFunction::Sha256);
     cas.put_all(tree.blobs());
+    let messages_bytes: u64 = tree.directories.iter().map(|(digest, _)| digest.size_bytes()).sum();
     for (limits, skipped) in [
         (SpeculationLimits { directory_bytes_max: 2_000, ..Default::default() }, 2),
-        (SpeculationLimits { bytes_max: 1_000, ..Default::default() }, 5),
+        (SpeculationLimits { bytes_max: messages_bytes + 1_000, ..Default::default() }, 5),
     ] {
         let prefetcher = Prefetcher::new(&worker.remote, worker.cache.clone(), limits);
         // What a prefetch holds is given back with it.
@@ -49,6 +51,22 @@ async fn speculation_is_capped_a_directory_and_in_all() -> Result<()> {
         }
     }
     worker.cache.get(tree.root).await?;
+    Ok(())
+}
+
+// What is named as a directory may be anything.
+#[tokio::test]
+async fn what_is_too_large_for_a_directory_is_not_even_fetched() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    let prefetcher = Prefetcher::new(&worker.remote, worker.cache.clone(), SpeculationLimits::default());
+    let root = cas.put(noise(5 << 20, 1));
+    assert!(prefetcher.prefetch(root).await.tree.is_none());
+    let node = reapi::DirectoryNode { name: "child".to_owned(), digest: Some(root.to_wire()) };
+    let parent = reapi::Directory { directories: vec![node], ..Default::default() };
+    let parent = cas.put(parent.encode_to_vec());
+    assert!(prefetcher.prefetch(parent).await.tree.is_none());
+    assert!(worker.store.pin(&parent).is_some() && worker.store.pin(&root).is_none());
     Ok(())
 }
 

@@ -35,7 +35,7 @@ async fn what_the_server_has_is_remembered() -> Result<()> {
     cas.once(Method::UpdateActionResult, Fault::Fail(Status::failed_precondition("an output is missing")));
     let action = sha(b"action");
     assert!(worker.remote.update_action_result(&action, result.clone()).await.is_err());
-    assert_eq!(worker.remote.stats().known.stale, 1);
+    assert_eq!(worker.remote.stats().known.stale, 2, "nobody says which");
     worker.remote.upload(&pins).await?;
     assert!(cas.blob(&sha(b"uploaded")).is_some());
     worker.remote.update_action_result(&action, result).await?;
@@ -109,5 +109,33 @@ async fn every_call_has_its_headers() -> Result<()> {
     let header = last.headers.get_bin("build.bazel.remote.execution.v2.requestmetadata-bin");
     let header = reapi::RequestMetadata::decode(header.context("no metadata")?.to_bytes()?)?;
     assert_eq!(header.tool_details.context("who")?.tool_name, "longshore");
+    Ok(())
+}
+
+// However often it breaks: a write that comes on each time ends.
+#[tokio::test]
+async fn a_write_that_comes_on_is_not_given_up() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    for part in 1..=8 {
+        cas.once(Method::Write, Fault::Break(part * (256 << 10)));
+    }
+    let pin = worker.put(noise(LARGE_BYTES, 1)).await?;
+    worker.remote.upload(std::slice::from_ref(&pin)).await?;
+    assert_eq!(cas.calls(Method::Write).len(), 9);
+    Ok(())
+}
+
+// One server has begun it, and another one behind the same name knows nothing of that.
+#[tokio::test]
+async fn a_write_that_cannot_go_on_begins_anew() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    cas.once(Method::Write, Fault::Break(1 << 20));
+    cas.once(Method::Write, Fault::Fail(Status::invalid_argument("no such write")));
+    let pin = worker.put(noise(LARGE_BYTES, 1)).await?;
+    worker.remote.upload(std::slice::from_ref(&pin)).await?;
+    let offsets: Vec<_> = cas.calls(Method::Write).iter().map(|call| call.offset == 0).collect();
+    assert_eq!(offsets, [true, false, true]);
     Ok(())
 }

@@ -40,6 +40,7 @@ impl ByteStream for Service {
             .await?;
         let data = self.0.lock().blobs.get(&hash).cloned().ok_or_else(|| Status::not_found(hash))?;
         let offset = usize::try_from(request.read_offset).map_err(|_| Status::out_of_range("read_offset"))?;
+        let offset = if matches!(fault, Some(Fault::Anew)) { 0 } else { offset };
         let data = data.slice(offset.min(data.len())..);
         let (data, end) = match fault {
             Some(Fault::Corrupt) => (corrupted(&data), None),

@@ -83,8 +83,10 @@ pub enum Fault {
     Truncate(usize),
     /// Reads fail after that many bytes.
     Break(usize),
-    /// A byte is another one.
+    /// A byte is another one; trees are others.
     Corrupt,
+    /// Reads begin at the beginning, whatever was asked for.
+    Anew,
     /// Entries of batches are refused with that code.
     Entries(Code),
     /// Writes are answered at once with that size.

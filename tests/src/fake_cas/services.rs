@@ -189,7 +189,7 @@ impl ContentAddressableStorage for Service {
             instance_name: request.instance_name,
             ..call(Method::GetTree, &headers, &request.root_digest)
         };
-        self.0.enter(call).await?;
+        let fault = self.0.enter(call).await?;
         let inner = self.0.lock();
         let mut hashes = vec![request.root_digest.unwrap_or_default().hash];
         let mut seen = HashSet::new();
@@ -202,6 +202,13 @@ impl ContentAddressableStorage for Service {
                 hashes
                     .extend(directory.directories.iter().filter_map(|node| Some(node.digest.clone()?.hash)));
                 directories.push(directory);
+            }
+        }
+        if matches!(fault, Some(Fault::Corrupt)) {
+            let name = "unasked".to_owned();
+            let strange = reapi::SymlinkNode { target: name.clone(), name, node_properties: None };
+            for directory in &mut directories {
+                directory.symlinks = vec![strange.clone()];
             }
         }
         let page_len = usize::try_from(request.page_size).ok().filter(|len| *len > 0).unwrap_or(1_000);

@@ -9,6 +9,7 @@ use longshore_cas_store::io::{Clock, IoPool};
 use longshore_cas_store::source::BlobSource;
 use longshore_cas_store::tree_cache::DirectoryCache;
 use longshore_proto::reapi;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::assigned::Assigned;
@@ -24,6 +25,9 @@ use crate::status::{self, Failure};
 /// The exit code of a result whose command was never run, or whose end is not known. The status says why; a
 /// client that looks at nothing else must not read success.
 const EXIT_CODE_NONE: i32 = -1;
+
+/// How long writing a result to the action cache may take, with what is tried again: it is for others.
+const PUBLISH_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// The most bytes of stdout, stderr and output files that are put into a result: well below the 4 MiB of a
 /// gRPC message, so that the rest of the result has room.
@@ -125,12 +129,16 @@ impl ActionRunner {
     /// Takes an action through its life. It never fails: what goes wrong is the response's status.
     pub async fn execute(&self, assignment: Assignment) -> Executed {
         let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
-        let action = assignment.action_digest;
+        let (action, cancelled) = (assignment.action_digest, assignment.cancelled.clone());
         let outcome = self.live(assignment, &mut journal).await;
         let may_cache = journal.is_cacheable();
         let executed = end(journal, outcome);
         if let Some(results) = self.results.as_ref().filter(|_| may_cache) {
-            publish(results.as_ref(), &action, &executed.response).await;
+            // The client has waited for the action, not for the cache.
+            let published = timeout(PUBLISH_TIME_MAX, publish(results.as_ref(), &action, &executed));
+            if let Some(Err(_)) = cancelled.run_until_cancelled(published).await {
+                tracing::warn!("the result is not cached: the action cache does not answer");
+            }
         }
         executed
     }
@@ -144,12 +152,13 @@ impl ActionRunner {
 }
 
 /// Writes a result that others may be given: of a command that succeeded.
-async fn publish(results: &dyn ResultSink, action: &Digest, response: &reapi::ExecuteResponse) {
+async fn publish(results: &dyn ResultSink, action: &Digest, executed: &Executed) {
+    let Executed { response, leftovers } = executed;
     let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
     let Some(result) = response.result.as_ref().filter(|result| is_ok && result.exit_code == 0) else {
         return;
     };
-    if let Err(error) = results.put(action, result.clone()).await {
+    if let Err(error) = results.put(action, result.clone(), leftovers.pins()).await {
         // The client gets its result all the same; only the next one has to run it again.
         tracing::warn!("cannot cache the result: {error}");
     }

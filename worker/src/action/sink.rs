@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::digest::Digest;
 use longshore_proto::reapi;
+use tonic::Code;
 
 use crate::remote::{Remote, RemoteError};
 
@@ -15,11 +16,12 @@ pub trait OutputSink: Send + Sync + 'static {
 
 /// The action cache that clients look into, where it is the worker that writes it.
 pub trait ResultSink: Send + Sync + 'static {
-    /// Writes the result of `action`, whose outputs were uploaded.
+    /// Writes the result of `action`, whose `outputs` were uploaded; they are uploaded again if they turn out to be lost.
     fn put<'a>(
         &'a self,
         action: &'a Digest,
         result: reapi::ActionResult,
+        outputs: &'a [BlobPin],
     ) -> BoxFuture<'a, Result<(), UploadError>>;
 }
 
@@ -66,8 +68,18 @@ impl ResultSink for Remote {
         &'a self,
         action: &'a Digest,
         result: reapi::ActionResult,
+        outputs: &'a [BlobPin],
     ) -> BoxFuture<'a, Result<(), UploadError>> {
-        Box::pin(async move { Ok(self.update_action_result(action, result).await?) })
+        Box::pin(async move {
+            match self.update_action_result(action, result.clone()).await {
+                // What was remembered of the outputs was wrong, and is forgotten.
+                Err(RemoteError::Refused { code: Code::FailedPrecondition, .. }) => {
+                    Self::upload(self, outputs).await?;
+                    Ok(self.update_action_result(action, result).await?)
+                }
+                updated => Ok(updated?),
+            }
+        })
     }
 }
 

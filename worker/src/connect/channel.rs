@@ -4,6 +4,8 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::TryFutureExt as _;
@@ -22,8 +24,13 @@ const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 /// What may be under way on the connection: 50 ms at 10 Gbit/s.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
-/// A channel that connects when it is first used, and again whenever it must.
-pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<Channel, ConnectError> {
+/// A channel that connects when it is first used, and again whenever it must, which it counts.
+pub(super) fn open(
+    address: &str,
+    options: &TlsOptions,
+    pings: Pings,
+    connections: &Arc<AtomicU64>,
+) -> Result<Channel, ConnectError> {
     let wrong = |reason: String| ConnectError { what: format!("endpoint {address:?}"), reason };
     let Target { uri, is_secure } = target(address).map_err(&wrong)?;
     let mut endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(error.to_string()))?;
@@ -48,8 +55,13 @@ pub(super) fn open(address: &str, options: &TlsOptions, pings: Pings) -> Result<
     connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
     // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
     connector.set_nodelay(true);
+    let connections = connections.clone();
     let gathering = tower::service_fn(move |uri| {
-        connector.call(uri).map_ok(|stream| TokioIo::new(Gathered::new(stream.into_inner())))
+        let connections = connections.clone();
+        connector.call(uri).map_ok(move |stream| {
+            connections.fetch_add(1, Ordering::Relaxed);
+            TokioIo::new(Gathered::new(stream.into_inner()))
+        })
     });
     Ok(endpoint.connect_with_connector_lazy(gathering))
 }
@@ -195,7 +207,7 @@ mod tests {
     fn a_certificate_that_cannot_be_read_is_named() {
         let options = TlsOptions { authorities: Some("/nowhere/ca.pem".into()), ..TlsOptions::default() };
         assert!(
-            open("grpcs://localhost:1", &options, Pings::Free)
+            open("grpcs://localhost:1", &options, Pings::Free, &Arc::default())
                 .unwrap_err()
                 .to_string()
                 .contains("/nowhere/ca.pem")

@@ -4,6 +4,7 @@
 //! The module knows no service: whoever makes a client of one takes a [`Link`]'s channel, and its requests.
 
 mod backoff;
+mod broken;
 mod channel;
 mod gathered;
 mod pings;
@@ -12,12 +13,14 @@ mod token;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use longshore_cas_store::io::Clock;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 pub use backoff::Backoff;
+pub use broken::is_broken;
 pub use channel::{Target, target};
 pub use gathered::Gathered;
 pub use pings::Pings;
@@ -51,6 +54,7 @@ pub struct ConnectError {
 pub struct Link {
     origin: Arc<str>,
     channel: Channel,
+    connections: Arc<AtomicU64>,
     token: Option<Arc<Token>>,
 }
 
@@ -65,9 +69,11 @@ impl Link {
         pings: Pings,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
+        let connections = Arc::default();
         Ok(Self {
             origin: endpoint.into(),
-            channel: channel::open(endpoint, tls, pings)?,
+            channel: channel::open(endpoint, tls, pings, &connections)?,
+            connections,
             token: token_file.map(|path| Arc::new(Token::new(path, clock))),
         })
     }
@@ -80,6 +86,16 @@ impl Link {
     /// What a client of a service is made from.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// How many connections there have been, as far as they are counted: not those of Unix sockets.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The server has refused the token. Whether there is one, which may be another by the next request.
+    pub fn token_was_refused(&self) -> bool {
+        self.token.as_ref().inspect(|token| token.refused()).is_some()
     }
 
     /// A request with the headers that all have.

@@ -18,7 +18,15 @@ const TOKEN_AGE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Token {
     path: PathBuf,
     clock: Arc<dyn Clock>,
-    last: Mutex<Option<(SystemTime, MetadataValue<Ascii>)>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// What was read last.
+#[derive(Clone)]
+struct Last {
+    /// When; nothing if it was refused since.
+    read: Option<SystemTime>,
+    value: MetadataValue<Ascii>,
 }
 
 impl Token {
@@ -30,17 +38,17 @@ impl Token {
     pub(super) async fn header(&self) -> Result<MetadataValue<Ascii>, Status> {
         let now = self.clock.now();
         let last = self.last.lock().clone();
-        if let Some((read, value)) = &last
+        if let Some(Last { read: Some(read), value }) = &last
             && now.duration_since(*read).is_ok_and(|age| age < TOKEN_AGE_MAX)
         {
             return Ok(value.clone());
         }
         match (self.read().await, last) {
             (Ok(value), _) => {
-                *self.last.lock() = Some((now, value.clone()));
+                *self.last.lock() = Some(Last { read: Some(now), value: value.clone() });
                 Ok(value)
             }
-            (Err(reason), Some((_, value))) => {
+            (Err(reason), Some(Last { value, .. })) => {
                 tracing::warn!("token file {}: {reason}; the last token is used", self.path.display());
                 Ok(value)
             }
@@ -48,6 +56,13 @@ impl Token {
                 let path = self.path.display();
                 Err(Status::unauthenticated(format!("token file {path}: {reason}")))
             }
+        }
+    }
+
+    /// The server did not take it: whatever its age, the file may have another one by now.
+    pub(super) fn refused(&self) {
+        if let Some(last) = &mut *self.last.lock() {
+            last.read = None;
         }
     }
 
@@ -96,8 +111,12 @@ mod tests {
         assert_eq!(token.header().await.unwrap(), "Bearer one");
         *hand.0.lock() += TOKEN_AGE_MAX;
         assert_eq!(token.header().await.unwrap(), "Bearer two");
+        std::fs::write(&path, "three\n").unwrap();
+        assert_eq!(token.header().await.unwrap(), "Bearer two");
+        token.refused();
+        assert_eq!(token.header().await.unwrap(), "Bearer three");
         std::fs::remove_file(&path).unwrap();
         *hand.0.lock() += TOKEN_AGE_MAX;
-        assert_eq!(token.header().await.unwrap(), "Bearer two");
+        assert_eq!(token.header().await.unwrap(), "Bearer three");
     }
 }

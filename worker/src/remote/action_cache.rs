@@ -34,14 +34,14 @@ impl Remote {
 
     /// Writes the result of an action, whose outputs are uploaded.
     ///
-    /// Where the server misses an output, what was remembered of the outputs is forgotten: uploading them again helps.
+    /// Where the server misses an output, what was remembered is forgotten: uploading them again helps. It is not told
+    /// which it misses, and those of directories are named in messages only.
     pub async fn update_action_result(
         &self,
         action: &Digest,
         result: reapi::ActionResult,
     ) -> Result<(), RemoteError> {
         self.caller.limits().await?;
-        let outputs = outputs(action, &result);
         let request = reapi::UpdateActionResultRequest {
             instance_name: self.caller.instance_name(),
             action_digest: Some(action.to_wire()),
@@ -56,16 +56,8 @@ impl Remote {
         };
         let updated = self.caller.retried("UpdateActionResult", call).await;
         if let Err(RemoteError::Refused { code: Code::FailedPrecondition | Code::NotFound, .. }) = &updated {
-            self.forget(&outputs);
+            self.shared.known.forget_all();
         }
         updated.map(drop)
     }
-}
-
-/// The blobs that a result names.
-fn outputs(action: &Digest, result: &reapi::ActionResult) -> Vec<Digest> {
-    let files = result.output_files.iter().map(|file| &file.digest);
-    let trees = result.output_directories.iter().map(|directory| &directory.tree_digest);
-    let named = files.chain(trees).chain([&result.stdout_digest, &result.stderr_digest]);
-    named.filter_map(|wire| Digest::from_wire(action.function(), wire.as_ref()).ok()).collect()
 }

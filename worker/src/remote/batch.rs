@@ -45,10 +45,10 @@ pub(super) async fn read(remote: &Remote, flight: &mut Flight, digests: Vec<Dige
             return;
         }
     };
-    let reads = alone.into_iter().map(|digest| stream::read(remote, digest));
+    let reads = alone.into_iter().map(|digest| async move { (digest, stream::read(remote, digest).await) });
     let mut reads = futures::stream::iter(reads).buffer_unordered(ALONE_IN_FLIGHT_MAX);
-    while let Some(fetched) = reads.next().await {
-        flight.deliver(&fetched);
+    while let Some((digest, fetched)) = reads.next().await {
+        flight.end(digest, fetched.as_ref());
     }
 }
 
@@ -123,7 +123,7 @@ async fn take(
             }
         }
     }
-    remote.shared.known.learn(&present, remote.caller.clock().now());
+    remote.learn(&present);
     alone
 }
 

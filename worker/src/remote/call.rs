@@ -12,16 +12,18 @@ use longshore_proto::reapi::capabilities_client::CapabilitiesClient;
 use longshore_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use longshore_proto::reapi::execution_client::ExecutionClient;
 use longshore_proto::{Message as _, reapi};
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use tonic::metadata::{Binary, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::error::{RemoteError, reason};
 use super::limits::ServerLimits;
 use super::options::RemoteOptions;
 use super::retry::{Attempts, Budget, Kind, kind};
-use crate::connect::Link;
+use crate::connect::{Link, Pings};
 
 /// The header that says on whose behalf a call is made.
 const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
@@ -59,30 +61,35 @@ pub(super) struct Caller {
 struct Server {
     instance_name: String,
     link: Link,
+    /// For `ByteStream.Write`: a server says nothing as long as it takes a blob, and would not bear the pings.
+    write_link: Link,
     clock: Arc<dyn Clock>,
     budget: Budget,
     outage_max: Duration,
     compression: bool,
     limits: OnceCell<Arc<ServerLimits>>,
+    /// Questions for the limits that were in vain, and what the last of them came to.
+    unlimited: Mutex<(u64, Option<RemoteError>)>,
     retries: AtomicU64,
 }
 
 impl Caller {
     pub(super) fn open(options: &RemoteOptions, clock: Arc<dyn Clock>) -> Result<Self, RemoteError> {
+        let link = |pings| {
+            let token_file = options.token_file.as_deref();
+            Link::open(&options.endpoint, &options.tls, token_file, pings, clock.clone())
+        };
+        let (link, write_link) = (link(options.pings)?, link(Pings::RARE)?);
         let server = Server {
             instance_name: options.instance_name.clone(),
-            link: Link::open(
-                &options.endpoint,
-                &options.tls,
-                options.token_file.as_deref(),
-                options.pings,
-                clock.clone(),
-            )?,
+            link,
+            write_link,
             clock,
             budget: Budget::new(),
             outage_max: options.outage_max,
             compression: options.compression,
             limits: OnceCell::new(),
+            unlimited: Mutex::default(),
             retries: AtomicU64::new(0),
         };
         Ok(Self { server: Arc::new(server), on_behalf_of: OnBehalfOf::ourselves() })
@@ -122,6 +129,16 @@ impl Caller {
         ByteStreamClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
+    /// For `Write`.
+    pub(super) fn byte_stream_writer(&self) -> ByteStreamClient<Channel> {
+        ByteStreamClient::new(self.server.write_link.channel())
+    }
+
+    /// How many connections there have been to the server: behind a new one there may be another server.
+    pub(super) fn connections(&self) -> u64 {
+        self.server.link.connections()
+    }
+
     pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {
         ActionCacheClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
@@ -130,9 +147,15 @@ impl Caller {
         ExecutionClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
-    /// What the server can do: asked before anything else, once.
+    /// What the server can do: asked before anything else, once. An outage is waited out once for all who ask.
     pub(super) async fn limits(&self) -> Result<Arc<ServerLimits>, RemoteError> {
+        let vain = self.server.unlimited.lock().0;
         let ask = || async {
+            if let (now_vain, Some(error)) = &*self.server.unlimited.lock()
+                && *now_vain > vain
+            {
+                return Err(error.clone());
+            }
             let request = reapi::GetCapabilitiesRequest { instance_name: self.instance_name() };
             let ask = || {
                 let mut client = CapabilitiesClient::new(self.server.link.channel());
@@ -141,16 +164,20 @@ impl Caller {
             };
             match self.retried("GetCapabilities", ask).await {
                 Ok(answer) => Ok(Arc::new(ServerLimits::of(&answer, self.server.compression))),
-                Err(RemoteError::Refused { code: tonic::Code::Unimplemented, .. }) => {
+                Err(RemoteError::Refused { code: Code::Unimplemented, .. }) => {
                     Ok(Arc::new(ServerLimits::unknown()))
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    let mut unlimited = self.server.unlimited.lock();
+                    *unlimited = (unlimited.0 + 1, Some(error.clone()));
+                    Err(error)
+                }
             }
         };
         self.server.limits.get_or_try_init(ask).await.cloned()
     }
 
-    /// One attempt at a call with one answer.
+    /// One attempt at a call with one answer, which is there in full in [`UNARY_TIME_MAX`].
     pub(super) async fn unary<Q, A, F>(
         &self,
         message: Q,
@@ -160,8 +187,10 @@ impl Caller {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let mut request = self.request(message).await?;
+        // The server is to know, and ours bounds what comes after the headers of its answer, too.
         request.set_timeout(UNARY_TIME_MAX);
-        Ok(send(request).await?.into_inner())
+        let answer = timeout(UNARY_TIME_MAX, send(request)).await;
+        Ok(answer.map_err(|_| Status::deadline_exceeded("no answer in time"))??.into_inner())
     }
 
     /// A request with the headers that all have.
@@ -178,11 +207,21 @@ impl Caller {
 
     /// Waits until a failed call may be made again; fails if it must not.
     pub(super) async fn pause(&self, attempts: &mut Attempts<'_>, status: Status) -> Result<(), Status> {
-        let Some(pause) = attempts.failed(&status, self.server.clock.now()) else { return Err(status) };
+        let pause = match status.code() {
+            Code::Unauthenticated => self.renew_token(attempts),
+            _ => attempts.failed(&status, self.server.clock.now()),
+        };
+        let Some(pause) = pause else { return Err(status) };
         tracing::debug!(origin = self.origin(), ?pause, "a call is repeated: {}", reason(&status));
         self.server.retries.fetch_add(1, Ordering::Relaxed);
         self.server.clock.sleep(pause).await;
         Ok(())
+    }
+
+    /// The pause until a call may be made with another token, if the file has one by then: it is tried once.
+    fn renew_token(&self, attempts: &mut Attempts<'_>) -> Option<Duration> {
+        let refused = [&self.server.link, &self.server.write_link].map(Link::token_was_refused);
+        refused.contains(&true).then(|| attempts.with_another_token()).flatten()
     }
 
     /// Makes a call until it succeeds or must not be made again.

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::call::OnBehalfOf;
 use super::limits::ServerLimits;
-use super::queue::{Item, Job, Queue, WaiterId};
+use super::queue::{Item, Job, Queue, Room, Urgency, WaiterId};
 use super::window::Window;
 use super::{Remote, RemoteStats, batch, stream, tree};
 
@@ -37,6 +37,24 @@ pub(super) struct Fetches {
 struct State {
     queue: Queue<Waiter>,
     window: Window,
+    /// Requests in flight for a large blob.
+    large: usize,
+    /// Requests in flight for what may be wanted soon.
+    speculative: usize,
+}
+
+/// What a request in flight counts as.
+#[derive(Clone, Copy)]
+struct Counted {
+    is_large: bool,
+    is_speculative: bool,
+}
+
+/// What may start.
+struct Start {
+    job: Job,
+    counted: Counted,
+    on_behalf_of: Option<OnBehalfOf>,
 }
 
 /// Who is told of a blob's fate, and whom it is asked for.
@@ -56,7 +74,8 @@ struct Counts {
 
 impl Fetches {
     pub(super) fn new(requests_in_flight_max: usize) -> Self {
-        let state = State { queue: Queue::default(), window: Window::new(requests_in_flight_max) };
+        let window = Window::new(requests_in_flight_max);
+        let state = State { queue: Queue::default(), window, large: 0, speculative: 0 };
         Self { state: Mutex::new(state), waiters: AtomicU64::new(0), counts: Counts::default() }
     }
 
@@ -81,9 +100,9 @@ impl Fetches {
         self.state.lock().window.failed();
     }
 
-    /// Whether anybody still wants a blob that is under way.
-    pub(super) fn is_wanted(&self, digest: &Digest) -> bool {
-        self.state.lock().queue.is_wanted(digest)
+    /// Whether nobody wants a blob that is under way any more: who wants it later begins anew.
+    pub(super) fn is_given_up(&self, digest: &Digest) -> bool {
+        self.state.lock().queue.give_up(digest)
     }
 }
 
@@ -152,14 +171,15 @@ impl Remote {
 
     /// Starts jobs while there is room for them.
     fn pump(&self, limits: &Arc<ServerLimits>) {
-        while let Some((job, on_behalf_of)) = self.shared.fetches.next_job(limits) {
+        while let Some(Start { job, counted, on_behalf_of }) = self.shared.fetches.start(limits) {
             let caller = self.caller.on_behalf_of(on_behalf_of.unwrap_or_else(|| self.caller.whom().clone()));
             let remote = Self { caller, ..self.clone() };
             let digests = match &job {
                 Job::Batch(digests) => digests.iter().copied().collect(),
                 Job::Large(digest) => HashSet::from([*digest]),
             };
-            let mut flight = Flight { remote: remote.clone(), limits: limits.clone(), left: digests };
+            let mut flight =
+                Flight { remote: remote.clone(), limits: limits.clone(), counted, left: digests };
             self.shared.environment.executor.spawn(Box::pin(async move {
                 match job {
                     Job::Batch(digests) => {
@@ -168,7 +188,8 @@ impl Remote {
                     }
                     Job::Large(digest) => {
                         for digest in flight.spare(vec![digest]) {
-                            flight.deliver(&stream::read(&remote, digest).await);
+                            let fetched = stream::read(&remote, digest).await;
+                            flight.end(digest, fetched.as_ref());
                         }
                     }
                 }
@@ -178,7 +199,8 @@ impl Remote {
 }
 
 impl Fetches {
-    fn next_job(&self, limits: &ServerLimits) -> Option<(Job, Option<OnBehalfOf>)> {
+    /// The next job, which is in flight from now on.
+    fn start(&self, limits: &ServerLimits) -> Option<Start> {
         let mut state = self.state.lock();
         let room = state.window.room();
         if room == 0 {
@@ -187,15 +209,28 @@ impl Fetches {
         // What is in line is spread over what may go now, so that the way and the store work side by side.
         let share = state.queue.small_bytes().div_ceil(room);
         let batch_bytes_max = share.max(BATCH_BYTES_MIN).min(limits.batch_bytes_max());
-        let job = state.queue.take(batch_bytes_max)?;
-        state.window.sent();
-        let first = match &job {
-            Job::Batch(digests) => digests.first(),
-            Job::Large(digest) => Some(digest),
+        let half = state.window.half();
+        let (large, speculative) = (state.large < half, state.speculative < half);
+        let (job, urgency) = state.queue.take(Room { batch_bytes_max, large, speculative })?;
+        let (first, is_large) = match &job {
+            Job::Batch(digests) => (digests.first(), false),
+            Job::Large(digest) => (Some(digest), true),
         };
         let waiter = first.and_then(|digest| state.queue.first_waiter(digest));
         let on_behalf_of = waiter.map(|waiter| waiter.on_behalf_of.clone());
-        Some((job, on_behalf_of))
+        let counted = Counted { is_large, is_speculative: urgency == Urgency::Speculative };
+        state.window.sent();
+        state.large += usize::from(counted.is_large);
+        state.speculative += usize::from(counted.is_speculative);
+        Some(Start { job, counted, on_behalf_of })
+    }
+
+    /// A request has ended, however.
+    fn ended(&self, counted: Counted) {
+        let mut state = self.state.lock();
+        state.window.ended();
+        state.large -= usize::from(counted.is_large);
+        state.speculative -= usize::from(counted.is_speculative);
     }
 }
 
@@ -218,6 +253,7 @@ impl Drop for Interest {
 pub(super) struct Flight {
     remote: Remote,
     limits: Arc<ServerLimits>,
+    counted: Counted,
     left: HashSet<Digest>,
 }
 
@@ -252,6 +288,16 @@ impl Flight {
         self.hand_out(fetched);
     }
 
+    /// The same for a blob that was read alone; one that was given up is out of the queue already.
+    pub(super) fn end(&mut self, digest: Digest, fetched: Option<&Fetched>) {
+        match fetched {
+            Some(fetched) => self.deliver(fetched),
+            None => {
+                self.left.remove(&digest);
+            }
+        }
+    }
+
     fn hand_out(&mut self, fetched: &Fetched) {
         if !self.left.remove(&fetched.digest) {
             return;
@@ -272,7 +318,7 @@ impl Drop for Flight {
             self.left.insert(digest);
             self.hand_out(&failed(digest, error.clone()));
         }
-        self.remote.shared.fetches.state.lock().window.ended();
+        self.remote.shared.fetches.ended(self.counted);
         self.remote.pump(&self.limits);
     }
 }

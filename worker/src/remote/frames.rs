@@ -17,6 +17,8 @@ const LEVEL: i32 = 1;
 pub(super) struct Inflater {
     decoder: Decoder<'static>,
     input: Bytes,
+    /// What is expanded goes here first: a piece takes no more memory than it has bytes.
+    piece: Box<[u8]>,
     /// The last call filled its buffer: more may come without input.
     is_full: bool,
 }
@@ -27,7 +29,8 @@ impl Inflater {
         decoder
             .set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(WINDOW_LOG_MAX))
             .map_err(|error| error.to_string())?;
-        Ok(Self { decoder, input: Bytes::new(), is_full: false })
+        let piece = vec![0; PIECE_BYTES].into();
+        Ok(Self { decoder, input: Bytes::new(), piece, is_full: false })
     }
 
     /// Adds input, all of the last having been taken out.
@@ -37,18 +40,20 @@ impl Inflater {
 
     /// The next piece; nothing if more input is needed.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, String> {
-        if self.input.is_empty() && !self.is_full {
-            return Ok(None);
+        while !self.input.is_empty() || self.is_full {
+            let mut input = InBuffer::around(&self.input);
+            let mut output = OutBuffer::around(&mut self.piece[..]);
+            self.decoder
+                .run(&mut input, &mut output)
+                .map_err(|error| format!("is no zstd frame: {error}"))?;
+            let (taken, len) = (input.pos(), output.pos());
+            self.input = self.input.slice(taken..);
+            self.is_full = len == PIECE_BYTES;
+            if len > 0 {
+                return Ok(Some(Bytes::copy_from_slice(&self.piece[..len])));
+            }
         }
-        let mut piece = vec![0; PIECE_BYTES];
-        let mut input = InBuffer::around(&self.input);
-        let mut output = OutBuffer::around(&mut piece[..]);
-        self.decoder.run(&mut input, &mut output).map_err(|error| format!("is no zstd frame: {error}"))?;
-        let (taken, len) = (input.pos(), output.pos());
-        self.input = self.input.slice(taken..);
-        self.is_full = len == PIECE_BYTES;
-        piece.truncate(len);
-        Ok(Some(piece.into()))
+        Ok(None)
     }
 }
 
@@ -110,6 +115,15 @@ mod tests {
             }
         }
         Ok(data)
+    }
+
+    // Frames without content are no pieces: whoever collects pieces would be given any number of them.
+    #[test]
+    fn nothing_is_no_piece() {
+        let empty = zstd::encode_all(&b""[..], 0).unwrap();
+        let mut inflater = Inflater::new().unwrap();
+        inflater.push(empty.repeat(100).into());
+        assert_eq!(inflater.next().unwrap(), None);
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! A memory of what the server has, so that it is not asked again and nothing is sent twice.
 //!
-//! What was uploaded, found present or read is believed to be there for a while. Servers evict, so a memory can be
-//! wrong: whoever finds out says so ([`Known::forget`]), and it is counted.
+//! What was uploaded, found present or read is believed to be there for a while, as long as the connection lasts: behind a
+//! new one there may be a server that begins with nothing. Servers evict, so a memory can be wrong: whoever finds out says
+//! so ([`Known::forget`]), and it is counted.
 //!
 //! *Locking*: the lock is held for changes in memory.
 
@@ -19,7 +20,7 @@ const BLOBS_MAX: usize = 1 << 18;
 pub struct KnownStats {
     /// Blobs that were not asked for because they were known.
     pub hits: u64,
-    /// Blobs that were known and then turned out not to be there.
+    /// Blobs that were known and then turned out not to be there, or were forgotten with one of which nobody said which.
     pub stale: u64,
 }
 
@@ -34,6 +35,8 @@ struct State {
     since: HashMap<Digest, SystemTime>,
     /// In the order of time; what was learnt again is in it again.
     order: VecDeque<(SystemTime, Digest)>,
+    /// The connection that it was learnt on, as they are counted.
+    connection: u64,
     stats: KnownStats,
 }
 
@@ -43,8 +46,14 @@ impl Known {
     }
 
     /// The server has those.
-    pub(super) fn learn<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>, now: SystemTime) {
+    pub(super) fn learn<'d>(
+        &self,
+        digests: impl IntoIterator<Item = &'d Digest>,
+        now: SystemTime,
+        connection: u64,
+    ) {
         let mut state = self.state.lock();
+        state.connect(connection);
         for digest in digests {
             state.since.insert(*digest, now);
             state.order.push_back((now, *digest));
@@ -53,8 +62,9 @@ impl Known {
     }
 
     /// Removes from `digests` what the server is known to have.
-    pub(super) fn sift(&self, digests: &mut Vec<Digest>, now: SystemTime) {
+    pub(super) fn sift(&self, digests: &mut Vec<Digest>, now: SystemTime, connection: u64) {
         let mut state = self.state.lock();
+        state.connect(connection);
         state.purge(now, self.age_max);
         let before = digests.len();
         digests.retain(|digest| !state.since.contains_key(digest));
@@ -71,12 +81,30 @@ impl Known {
         }
     }
 
+    /// The server turned out not to have something that it had: whatever else is believed of it is not to be relied on.
+    pub(super) fn forget_all(&self) {
+        let mut state = self.state.lock();
+        state.stats.stale += state.since.len() as u64;
+        state.clear();
+    }
+
     pub(super) fn stats(&self) -> KnownStats {
         self.state.lock().stats
     }
 }
 
 impl State {
+    fn connect(&mut self, connection: u64) {
+        if std::mem::replace(&mut self.connection, connection) != connection {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.since.clear();
+        self.order.clear();
+    }
+
     fn purge(&mut self, now: SystemTime, age_max: Duration) {
         while let Some((learnt, digest)) = self.order.front().copied() {
             // A clock that was set back makes everything old.
@@ -104,7 +132,7 @@ mod tests {
 
     fn unknown(known: &Known, digests: &[Digest], seconds: u64) -> Vec<Digest> {
         let mut left = digests.to_vec();
-        known.sift(&mut left, at(seconds));
+        known.sift(&mut left, at(seconds), 1);
         left
     }
 
@@ -112,8 +140,8 @@ mod tests {
     fn a_memory_ages_and_can_be_renewed() {
         let known = Known::new(Duration::from_secs(10));
         let [a, b] = [&b"a"[..], b"b"].map(|data| DigestFunction::Sha256.digest(data));
-        known.learn([&a, &b], at(0));
-        known.learn([&b], at(5));
+        known.learn([&a, &b], at(0), 1);
+        known.learn([&b], at(5), 1);
         assert_eq!(unknown(&known, &[a, b], 9), []);
         assert_eq!(unknown(&known, &[a, b], 10), [a]);
         assert_eq!(unknown(&known, &[a, b], 15), [a, b]);
@@ -124,21 +152,34 @@ mod tests {
     fn a_stale_memory_is_counted_once() {
         let known = Known::new(Duration::from_secs(10));
         let digest = DigestFunction::Sha256.digest(b"a");
-        known.learn([&digest], at(0));
+        known.learn([&digest], at(0), 1);
         known.forget([&digest]);
         known.forget([&digest]);
         assert_eq!(unknown(&known, &[digest], 1), [digest]);
         assert_eq!(known.stats(), KnownStats { hits: 0, stale: 1 });
     }
 
+    // A server that was started again on an empty disk has nothing of what the one before had.
+    #[test]
+    fn a_new_connection_begins_with_nothing() {
+        let known = Known::new(Duration::from_secs(10));
+        let digest = DigestFunction::Sha256.digest(b"a");
+        known.learn([&digest], at(0), 0);
+        assert_eq!(unknown(&known, &[digest], 1), [digest]);
+        known.learn([&digest], at(1), 1);
+        assert_eq!(unknown(&known, &[digest], 2), []);
+        known.forget_all();
+        assert_eq!(unknown(&known, &[digest], 2), [digest]);
+    }
+
     #[test]
     fn it_is_bounded() {
         let known = Known::new(Duration::from_secs(10));
         let first = DigestFunction::Sha256.digest(b"first");
-        known.learn([&first], at(0));
+        known.learn([&first], at(0), 1);
         let digests: Vec<_> =
             (0..BLOBS_MAX).map(|number| DigestFunction::Sha256.digest(&number.to_le_bytes())).collect();
-        known.learn(&digests, at(1));
+        known.learn(&digests, at(1), 1);
         assert_eq!(unknown(&known, &[first], 1), [first]);
         assert_eq!(known.state.lock().since.len(), BLOBS_MAX);
     }

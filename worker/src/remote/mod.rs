@@ -134,6 +134,11 @@ impl Remote {
         self.caller.limits().await.map(drop)
     }
 
+    /// Remembers that the server has these.
+    fn learn<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) {
+        self.shared.known.learn(digests, self.caller.clock().now(), self.caller.connections());
+    }
+
     /// Takes back what was remembered of the server: it turned out not to have these.
     pub fn forget<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) {
         self.shared.known.forget(digests);

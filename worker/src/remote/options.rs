@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::connect::{Pings, TlsOptions};
 
-/// How long a server of blobs says nothing to any of the calls on a connection: those that take longer are given up.
-const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How long a server of blobs says nothing to any of the calls on a connection: those that take longer are given up, but
+/// for writes, which have a connection of their own.
+const SILENCE_MAX: Duration = Duration::from_mins(2);
 
 /// Where a remote CAS is and how to behave towards it.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct RemoteOptions {
     pub tls: TlsOptions,
     /// A file with a bearer token, read again as it ages.
     pub token_file: Option<PathBuf>,
-    /// How a server that has vanished is found out.
+    /// How a server that has vanished is found out; where blobs are written, pings are rare in any case.
     pub pings: Pings,
     /// Whether blobs travel compressed where the server offers it.
     pub compression: bool,

@@ -1,7 +1,8 @@
 //! Prefetch: the inputs of an action that is not assigned yet are fetched, and its tree is prepared.
 //!
 //! It is speculation: it gives way to every fetch that an action waits for, an action that comes to want the same lifts
-//! it, and it is capped, a directory and in all. What it skips is fetched when the action comes.
+//! it, and it is capped, a directory and in all. What it skips is fetched when the action comes. What is named as a
+//! directory may be anything: it is not even fetched where it is too large for one.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,6 +18,11 @@ use longshore_cas_store::tree_cache::{DirectoryCache, TreePin};
 
 use super::Remote;
 
+/// Messages that are in memory at once.
+const MESSAGES_AT_ONCE: usize = 16;
+/// Prefetches hold at most that part of the store: actions that run need room, too.
+const STORE_PART: u64 = 8;
+
 /// How much may be fetched that nobody has asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct SpeculationLimits {
@@ -24,13 +30,20 @@ pub struct SpeculationLimits {
     pub directory_bytes_max: u64,
     /// Directory messages of one tree.
     pub directories_max: usize,
-    /// Everything that all prefetches hold at once, in bytes.
+    /// One directory message, in bytes.
+    pub message_bytes_max: u64,
+    /// Everything that all prefetches hold at once, in bytes; or an eighth of the store, where that is less.
     pub bytes_max: u64,
 }
 
 impl Default for SpeculationLimits {
     fn default() -> Self {
-        Self { directory_bytes_max: 256 << 20, directories_max: 20_000, bytes_max: 2 << 30 }
+        Self {
+            directory_bytes_max: 256 << 20,
+            directories_max: 20_000,
+            message_bytes_max: 4 << 20,
+            bytes_max: 2 << 30,
+        }
     }
 }
 
@@ -79,6 +92,9 @@ impl Drop for Share {
 impl Prefetcher {
     /// Fetches through `remote`, for trees of `cache`, which has the same store.
     pub fn new(remote: &Remote, cache: Arc<DirectoryCache>, limits: SpeculationLimits) -> Self {
+        let store_bytes = remote.shared.store.blob_size_bytes_max();
+        let limits =
+            SpeculationLimits { bytes_max: limits.bytes_max.min(store_bytes / STORE_PART), ..limits };
         Self { remote: remote.speculative(), cache, limits, held_bytes: Arc::default() }
     }
 
@@ -112,6 +128,9 @@ impl Prefetcher {
     /// Reads the messages, level by level. Whether all of them could be read.
     async fn walk(&self, root: Digest, walk: &mut Walk) -> bool {
         let store = &self.remote.shared.store;
+        if !self.fits(&[root], walk) {
+            return false;
+        }
         if store.pin(&root).is_none() {
             let mut messages = self.remote.fetch_tree(root, store.clone());
             while let Some(fetched) = messages.next().await {
@@ -126,21 +145,30 @@ impl Prefetcher {
             while let Some(fetched) = fates.next().await {
                 walk.pins.extend(fetched.outcome.ok());
             }
-            let Ok(messages) = store.read_many(level.clone()).await else { return false };
             let mut next = Vec::new();
-            for (digest, message) in level.into_iter().zip(messages) {
-                let decoded = message.and_then(|message| tree::decode(digest, &message).ok());
-                let Some(decoded) = decoded else { return false };
-                self.visit(&decoded, walk);
-                let children = decoded.directories.iter().map(|child| child.digest);
-                next.extend(children.filter(|child| seen.insert(*child)));
+            for part in level.chunks(MESSAGES_AT_ONCE) {
+                let Ok(messages) = store.read_many(part.to_vec()).await else { return false };
+                for (digest, message) in part.iter().zip(messages) {
+                    let decoded = message.and_then(|message| tree::decode(*digest, &message).ok());
+                    let Some(decoded) = decoded else { return false };
+                    self.visit(&decoded, walk);
+                    let children = decoded.directories.iter().map(|child| child.digest);
+                    next.extend(children.filter(|child| seen.insert(*child)));
+                }
             }
-            if seen.len() > self.limits.directories_max {
+            if seen.len() > self.limits.directories_max || !self.fits(&next, walk) {
                 return false;
             }
             level = next;
         }
         true
+    }
+
+    /// Takes messages, if all of them are within the caps.
+    fn fits(&self, messages: &[Digest], walk: &mut Walk) -> bool {
+        messages.iter().map(Digest::size_bytes).all(|size_bytes| {
+            size_bytes <= self.limits.message_bytes_max && walk.share.take(size_bytes, self.limits.bytes_max)
+        })
     }
 
     /// Takes the files of a directory, as far as the caps allow.

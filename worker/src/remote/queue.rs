@@ -1,7 +1,8 @@
 //! The one queue of what the worker wants from the remote CAS. Pure: it knows digests and who waits.
 //!
 //! A digest is in it once, however many want it. Urgent ones come before speculative ones, each kind in the order of
-//! arrival; an urgent want lifts a speculative one that is queued. What nobody wants any more is not fetched.
+//! arrival; an urgent want lifts a speculative one that is queued. Large blobs start first, but may not take all room while
+//! small ones wait, which others need to begin at all; nor may speculation. What nobody wants any more is not fetched.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -69,6 +70,17 @@ pub(super) enum Job {
     Large(Digest),
 }
 
+/// What there is room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// What the costs in a batch may add up to.
+    pub(super) batch_bytes_max: u64,
+    /// For a large blob before small ones that are as urgent.
+    pub(super) large: bool,
+    /// For what may be wanted soon.
+    pub(super) speculative: bool,
+}
+
 impl<W> Default for Queue<W> {
     fn default() -> Self {
         Self { wants: HashMap::new(), small: Line::new(), large: Line::new(), places: 0, small_bytes: 0 }
@@ -100,17 +112,22 @@ impl<W> Queue<W> {
         true
     }
 
-    /// The next job: what is urgent first, and a batch of at most `batch_bytes_max`.
-    pub(super) fn take(&mut self, batch_bytes_max: u64) -> Option<Job> {
-        let small = self.small.first_key_value().map(|(place, _)| place.0);
+    /// The next job, and how urgent it is: what is urgent first.
+    pub(super) fn take(&mut self, room: Room) -> Option<(Job, Urgency)> {
+        let may = |urgency: &Urgency| room.speculative || *urgency == Urgency::Urgent;
+        let small = self.small.first_key_value().map(|(place, _)| place.0).filter(may);
         let large = self.large.first_key_value().map(|(place, digest)| (place.0, *digest));
+        let large = large.filter(|(urgency, _)| may(urgency));
+        let goes_first = |urgency: Urgency| {
+            small.is_none_or(|small| if room.large { urgency <= small } else { urgency < small })
+        };
         match (small, large) {
             // A large blob takes long: it starts first, and batches go beside it.
-            (small, Some((urgency, digest))) if small.is_none_or(|small| urgency <= small) => {
+            (_, Some((urgency, digest))) if goes_first(urgency) => {
                 self.start(&digest);
-                Some(Job::Large(digest))
+                Some((Job::Large(digest), urgency))
             }
-            (Some(urgency), _) => Some(Job::Batch(self.batch(urgency, batch_bytes_max))),
+            (Some(urgency), _) => Some((Job::Batch(self.batch(urgency, room.batch_bytes_max)), urgency)),
             (None, _) => None,
         }
     }
@@ -125,9 +142,13 @@ impl<W> Queue<W> {
         self.wants.get(digest)?.waiters.first().map(|(_, waiter)| waiter)
     }
 
-    /// Whether anybody still wants a blob.
-    pub(super) fn is_wanted(&self, digest: &Digest) -> bool {
-        self.wants.get(digest).is_some_and(|want| !want.waiters.is_empty())
+    /// Forgets a blob that nobody wants any more. Whether that is so.
+    pub(super) fn give_up(&mut self, digest: &Digest) -> bool {
+        let is_wanted = self.wants.get(digest).is_some_and(|want| !want.waiters.is_empty());
+        if !is_wanted {
+            self.landed(digest);
+        }
+        !is_wanted
     }
 
     /// A blob's fate is known: who waited for it.

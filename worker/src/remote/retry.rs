@@ -1,8 +1,9 @@
 //! What is tried again, when, and how often.
 //!
-//! An outage (`UNAVAILABLE`) is waited out by the clock: a server that is gone for minutes must not cost an action that
-//! has run. Other passing faults have a number of attempts each, and a budget that all calls share: a server that
-//! fails every call hears at most a few times more of them. What is the request's own fault is never repeated.
+//! An outage (`UNAVAILABLE`, or a connection that breaks) is waited out by the clock: a server that is gone for minutes
+//! must not cost an action that has run. Other passing faults have a number of attempts each, and a budget that all calls
+//! share: a server that fails every call hears at most a few times more of them. What is the request's own fault is never
+//! repeated.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use longshore_proto::{Message as _, rpc, time};
 use parking_lot::Mutex;
 use tonic::{Code, Status};
 
-use crate::connect::Backoff;
+use crate::connect::{Backoff, is_broken};
 
 /// Attempts at a call that fails with anything but an outage.
 const ATTEMPTS_MAX: u32 = 5;
@@ -37,9 +38,11 @@ pub(super) enum Kind {
 pub(super) fn kind(status: &Status) -> (Kind, Option<Duration>) {
     let delay = retry_delay(status);
     let kind = match status.code() {
+        // Behind something that accepts connections for a server that is gone, that is all that there is to see.
+        _ if is_broken(status) => Kind::Outage,
         Code::Unavailable => Kind::Outage,
         Code::ResourceExhausted if delay.is_some() => Kind::Passing,
-        // A connection that ends resets its streams, which tonic calls cancelled.
+        // A server that ends resets its streams, which tonic calls cancelled.
         Code::Aborted | Code::Internal | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
             Kind::Passing
         }
@@ -83,13 +86,14 @@ pub(super) struct Attempts<'b> {
     outage_max: Duration,
     outage_since: Option<SystemTime>,
     failed: u32,
+    has_another_token: bool,
     /// Failures in a row, of any kind.
     backoff: Backoff,
 }
 
 impl<'b> Attempts<'b> {
     pub(super) fn new(budget: &'b Budget, outage_max: Duration) -> Self {
-        Self { budget, outage_max, outage_since: None, failed: 0, backoff: BACKOFF }
+        Self { budget, outage_max, outage_since: None, failed: 0, has_another_token: false, backoff: BACKOFF }
     }
 
     /// The call has come on: what failed before was another fault.
@@ -100,6 +104,12 @@ impl<'b> Attempts<'b> {
     /// The call has succeeded.
     pub(super) fn succeeded(&self) {
         self.budget.earn();
+    }
+
+    /// The token was refused: how long to wait before another one is tried; nothing if one was tried before.
+    pub(super) fn with_another_token(&mut self) -> Option<Duration> {
+        let is_first = !std::mem::replace(&mut self.has_another_token, true);
+        is_first.then(|| self.backoff.failed())
     }
 
     /// How long to wait before the next attempt; nothing if there must be none.
@@ -117,7 +127,8 @@ impl<'b> Attempts<'b> {
             Kind::Lasting => false,
         };
         let pause = self.backoff.failed();
-        may.then(|| delay.map_or(pause, |delay| delay.min(self.outage_max)))
+        // A server that asks for no pause at all would be asked without end.
+        may.then(|| delay.map_or(pause, |delay| delay.min(self.outage_max).max(pause)))
     }
 }
 
@@ -147,14 +158,41 @@ mod tests {
         }
     }
 
+    fn come_back_in(seconds: i64, code: Code) -> Status {
+        let info = RetryInfo { retry_delay: Some(protobuf::Duration { seconds, nanos: 0 }) };
+        let details = rpc::Status { details: vec![info.to_any()], ..Default::default() }.encode_to_vec();
+        Status::with_details(code, "", details.into())
+    }
+
     #[test]
     fn the_server_says_when_to_come_back() {
-        let info = RetryInfo { retry_delay: Some(protobuf::Duration { seconds: 3, nanos: 0 }) };
-        let details = rpc::Status { details: vec![info.to_any()], ..Default::default() }.encode_to_vec();
-        let status = Status::with_details(Code::ResourceExhausted, "", details.into());
         let budget = Budget::new();
         let mut attempts = Attempts::new(&budget, Duration::from_mins(1));
+        let status = come_back_in(3, Code::ResourceExhausted);
         assert_eq!(attempts.failed(&status, start()), Some(Duration::from_secs(3)));
+    }
+
+    // "At once", said for as long as an outage may last, would be a call without end.
+    #[test]
+    fn there_is_a_pause_in_any_case() {
+        let budget = Budget::new();
+        let mut attempts = Attempts::new(&budget, Duration::from_mins(1));
+        let pauses: Duration =
+            (0..20).filter_map(|_| attempts.failed(&come_back_in(0, Code::Unavailable), start())).sum();
+        assert!(pauses > Duration::from_mins(1), "{pauses:?}");
+    }
+
+    // Nobody said anything about the request: whatever its code, it is made again as long as an outage may last.
+    #[test]
+    fn a_connection_that_breaks_is_an_outage() {
+        let budget = Budget::new();
+        let mut attempts = Attempts::new(&budget, Duration::from_mins(5));
+        let broken = || Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
+        assert_ne!(broken().code(), Code::Unavailable);
+        for second in 0..300 {
+            assert!(attempts.failed(&broken(), start() + Duration::from_secs(second)).is_some());
+        }
+        assert_eq!(attempts.failed(&broken(), start() + Duration::from_mins(5)), None);
     }
 
     // An outage lasts as long as it may, and no attempt counts against it.

@@ -8,7 +8,7 @@ use longshore_cas_store::blob::{BlobPin, BlobWriter, Ingest, StoreError};
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::source::{FetchError, Fetched};
 use longshore_proto::bytestream::{ReadRequest, ReadResponse};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, Streaming};
 
 use super::Remote;
@@ -16,7 +16,7 @@ use super::error::reason;
 use super::frames::Inflater;
 use super::limits::ServerLimits;
 use super::names::{self, Encoding};
-use super::retry::Attempts;
+use super::retry::{Attempts, Kind, kind};
 
 /// How long a stream may bring nothing.
 const STALL_TIME_MAX: Duration = Duration::from_mins(1);
@@ -25,16 +25,13 @@ const PROGRESS_BYTES_MIN: u64 = 64 << 10;
 /// How often wrong content is asked for again.
 const WRONG_MAX: u32 = 2;
 
-/// Reads `digest` into the store.
-pub(super) async fn read(remote: &Remote, digest: Digest) -> Fetched {
+/// Reads `digest` into the store; nothing if it was given up because nobody wanted it any more.
+pub(super) async fn read(remote: &Remote, digest: Digest) -> Option<Fetched> {
     let outcome = match remote.caller.limits().await {
         Ok(limits) => Read::new(remote, digest, limits).run().await,
         Err(error) => Err(remote.caller.unavailable(&error)),
     };
-    if outcome.is_ok() {
-        remote.shared.known.learn([&digest], remote.caller.clock().now());
-    }
-    Fetched { digest, outcome }
+    Some(Fetched { digest, outcome: outcome.transpose()? })
 }
 
 /// The reading of one blob.
@@ -46,6 +43,8 @@ struct Read<'r> {
     encoding: Encoding,
     /// Whether the server reads from an offset, as far as is known.
     can_resume: bool,
+    /// How far any attempt came: what is read anew is no progress before that.
+    reached_bytes: u64,
 }
 
 /// Why a stream ended too early.
@@ -54,12 +53,24 @@ enum Fault {
     /// What came is not the blob.
     Wrong(String),
     Store(StoreError),
+    /// Nobody waits for it any more.
+    Unwanted,
 }
 
 /// What to do after a fault.
 enum Next {
     Resume,
     Restart,
+    GiveUp,
+}
+
+/// What a writer came to.
+enum Filled {
+    Whole(BlobPin),
+    /// It has to be begun anew.
+    Restart,
+    Wrong(String),
+    GivenUp,
 }
 
 impl From<StoreError> for Fault {
@@ -75,26 +86,31 @@ impl<'r> Read<'r> {
     fn new(remote: &'r Remote, digest: Digest, limits: Arc<ServerLimits>) -> Self {
         let encoding = if limits.zstd(&digest).is_some() { Encoding::Zstd } else { Encoding::Identity };
         let attempts = remote.caller.attempts();
-        Self { remote, digest, limits, attempts, encoding, can_resume: true }
+        Self { remote, digest, limits, attempts, encoding, can_resume: true, reached_bytes: 0 }
     }
 
-    async fn run(mut self) -> Result<BlobPin, FetchError> {
+    async fn run(mut self) -> Result<Option<BlobPin>, FetchError> {
         let mut wrong = 0;
         loop {
             let store = &self.remote.shared.store;
             let ingest = store.ingest(self.digest).await;
             let writer = match ingest.map_err(|error| FetchError::Store(Arc::new(error)))? {
-                Ingest::Present(pin) => return Ok(pin),
+                // Somebody else brought it, and from somewhere else perhaps.
+                Ingest::Present(pin) => return Ok(Some(pin)),
                 Ingest::Write(writer) => writer,
             };
-            let Some(outcome) = self.fill(writer).await? else { continue };
-            match outcome {
-                Ok(pin) => {
+            match self.fill(writer).await? {
+                Filled::Whole(pin) => {
                     self.attempts.succeeded();
-                    return Ok(pin);
+                    self.remote.learn([&self.digest]);
+                    return Ok(Some(pin));
                 }
-                Err(reason) => {
+                Filled::GivenUp => return Ok(None),
+                Filled::Restart => {}
+                Filled::Wrong(reason) => {
                     wrong += 1;
+                    // Perhaps it went on from another place than we did.
+                    self.can_resume = false;
                     let reason = format!("blob {} {reason}", self.digest);
                     tracing::warn!(origin = self.remote.caller.origin(), "{reason}");
                     if wrong == WRONG_MAX {
@@ -106,28 +122,27 @@ impl<'r> Read<'r> {
         }
     }
 
-    /// Fills `writer`: with the blob, or with what is wrong. Nothing if it must be begun anew.
-    async fn fill(&mut self, mut writer: BlobWriter) -> Result<Option<Result<BlobPin, String>>, FetchError> {
+    /// Fills `writer`, from wherever streams break off.
+    async fn fill(&mut self, mut writer: BlobWriter) -> Result<Filled, FetchError> {
         loop {
-            let before_bytes = writer.written_bytes();
             let outcome = self.stream(&mut writer).await;
-            if writer.written_bytes() - before_bytes >= PROGRESS_BYTES_MIN {
+            if writer.written_bytes() >= self.reached_bytes + PROGRESS_BYTES_MIN {
+                self.reached_bytes = writer.written_bytes();
                 self.attempts.progressed();
             }
             let outcome = match outcome {
-                Ok(()) => writer.finish().await.map_err(Fault::from).map(Some),
-                Err(Fault::Status(status)) => {
-                    self.remote.shared.fetches.failed();
-                    match self.after(status, writer.written_bytes()).await? {
-                        Next::Resume => continue,
-                        Next::Restart => return Ok(None),
-                    }
-                }
+                Ok(()) => writer.finish().await.map_err(Fault::from),
+                Err(Fault::Status(status)) => match self.after(status, writer.written_bytes()).await? {
+                    Next::Resume => continue,
+                    Next::Restart => return Ok(Filled::Restart),
+                    Next::GiveUp => return Ok(Filled::GivenUp),
+                },
                 Err(fault) => Err(fault),
             };
             return match outcome {
-                Ok(pin) => Ok(pin.map(Ok)),
-                Err(Fault::Wrong(reason)) => Ok(Some(Err(reason))),
+                Ok(pin) => Ok(Filled::Whole(pin)),
+                Err(Fault::Wrong(reason)) => Ok(Filled::Wrong(reason)),
+                Err(Fault::Unwanted) => Ok(Filled::GivenUp),
                 Err(Fault::Store(error)) => Err(FetchError::Store(Arc::new(error))),
                 Err(Fault::Status(status)) => Err(self.remote.caller.unavailable(&reason(&status))),
             };
@@ -136,8 +151,11 @@ impl<'r> Read<'r> {
 
     /// What to do about a stream that failed with `written_bytes` in place.
     async fn after(&mut self, status: Status, written_bytes: u64) -> Result<Next, FetchError> {
-        if !self.remote.shared.fetches.is_wanted(&self.digest) {
-            return Err(self.remote.caller.unavailable(&"nobody waits for it any more"));
+        if self.remote.shared.fetches.is_given_up(&self.digest) {
+            return Ok(Next::GiveUp);
+        }
+        if kind(&status).0 != Kind::Lasting {
+            self.remote.shared.fetches.failed();
         }
         match status.code() {
             Code::NotFound => return Err(FetchError::Missing),
@@ -168,11 +186,16 @@ impl<'r> Read<'r> {
             Encoding::Identity => None,
             Encoding::Zstd => Some(Inflater::new().map_err(Fault::Wrong)?),
         };
+        let mut stalled = Instant::now() + STALL_TIME_MAX;
         loop {
-            let message = timeout(STALL_TIME_MAX, stream.message()).await;
+            let message = timeout_at(stalled, stream.message()).await;
             let message = message.map_err(|_| Status::deadline_exceeded("the stream stalls"));
             let Some(message) = message.and_then(|message| message).map_err(Fault::Status)? else { break };
             let data = Bytes::from(message.data);
+            // Messages without content are no sign of life.
+            if !data.is_empty() {
+                stalled = Instant::now() + STALL_TIME_MAX;
+            }
             match &mut inflater {
                 None => writer.write(data).await?,
                 Some(inflater) => {
@@ -182,8 +205,8 @@ impl<'r> Read<'r> {
                     }
                 }
             }
-            if !self.remote.shared.fetches.is_wanted(&self.digest) {
-                return Err(Fault::Status(Status::cancelled("nobody waits for it any more")));
+            if self.remote.shared.fetches.is_given_up(&self.digest) {
+                return Err(Fault::Unwanted);
             }
         }
         let (written, size) = (writer.written_bytes(), self.digest.size_bytes());

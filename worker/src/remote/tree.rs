@@ -2,7 +2,10 @@
 //!
 //! It is a help, not a duty: what does not come this way is asked for level by level, and where the server has no
 //! `GetTree`, it is not asked again. A tree of which most is here already (one file changed) is not worth the rest:
-//! the stream is left as soon as that shows.
+//! the stream is left as soon as that shows, or when nothing comes of it for a while.
+
+use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -10,6 +13,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::source::Fetched;
 use longshore_proto::{Message as _, reapi};
+use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use super::Remote;
@@ -20,6 +24,10 @@ use super::fetch::stored;
 const PAGE_LEN: i32 = 256;
 /// The most messages of one tree that are taken.
 const MESSAGES_MAX: usize = 1 << 20;
+/// What they may add up to.
+const MESSAGES_BYTES_MAX: u64 = 1 << 30;
+/// How long the next page may take.
+const STALL_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Yields what came of the tree of `root`, stored.
 pub(super) fn fetch(remote: Remote, root: Digest) -> BoxStream<'static, Fetched> {
@@ -52,14 +60,23 @@ async fn ask(remote: &Remote, root: Digest) -> Result<Streaming<reapi::GetTreeRe
         digest_function: root.function().to_wire().into(),
     };
     let request = remote.caller.request(request).await?;
-    Ok(remote.caller.cas().get_tree(request).await?.into_inner())
+    let mut client = remote.caller.cas();
+    Ok(in_time(client.get_tree(request)).await?.into_inner())
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded("the stream stalls");
+    timeout(STALL_TIME_MAX, answer).await.map_err(late)?
 }
 
 struct Pages {
     remote: Remote,
     root: Digest,
     stream: Streaming<reapi::GetTreeResponse>,
+    /// The root, and what the messages so far name.
+    named: HashSet<Digest>,
     messages: usize,
+    messages_bytes: u64,
 }
 
 fn pages_of(
@@ -67,7 +84,8 @@ fn pages_of(
     root: Digest,
     stream: Streaming<reapi::GetTreeResponse>,
 ) -> impl Stream<Item = Fetched> {
-    let pages = Pages { remote, root, stream, messages: 0 };
+    let named = HashSet::from([root]);
+    let pages = Pages { remote, root, stream, named, messages: 0, messages_bytes: 0 };
     let stored = futures::stream::unfold(Some(pages), |pages| async {
         let mut pages = pages?;
         let (fetched, is_worth_it) = pages.next().await?;
@@ -79,7 +97,7 @@ fn pages_of(
 impl Pages {
     /// Stores a page. Whether another one is worth it.
     async fn next(&mut self) -> Option<(Vec<Fetched>, bool)> {
-        let page = match self.stream.message().await {
+        let page = match in_time(self.stream.message()).await {
             Ok(page) => page?,
             Err(status) => {
                 tracing::debug!(origin = self.remote.caller.origin(), "GetTree: {}", reason(&status));
@@ -91,6 +109,15 @@ impl Pages {
         for directory in page.directories {
             let message = Bytes::from(directory.encode_to_vec());
             let digest = function.digest(&message);
+            // What is not of the tree was not asked for. A child that comes before its parent is asked for by itself.
+            if !self.named.contains(&digest) {
+                continue;
+            }
+            let children = directory.directories.iter();
+            let children =
+                children.filter_map(|child| Digest::from_wire(function, child.digest.as_ref()).ok());
+            self.named.extend(children);
+            self.messages_bytes += message.len() as u64;
             if self.remote.shared.store.pin(&digest).is_some() {
                 present += 1;
             } else {
@@ -98,7 +125,9 @@ impl Pages {
             }
         }
         self.messages += blobs.len();
-        let is_worth_it = present <= blobs.len() && self.messages < MESSAGES_MAX;
+        let is_within =
+            self.messages < MESSAGES_MAX && self.messages_bytes < MESSAGES_BYTES_MAX && !blobs.is_empty();
+        let is_worth_it = present <= blobs.len() && is_within;
         let digests: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
         let outcomes = self.remote.shared.store.put_many(blobs).await;
         let fetched = digests.into_iter().zip(outcomes).map(|(digest, outcome)| stored(digest, outcome));

@@ -30,7 +30,7 @@ impl Remote {
             .collect();
         let mut unknown: Vec<_> = pins.keys().copied().collect();
         unknown.sort_unstable();
-        self.shared.known.sift(&mut unknown, self.caller.clock().now());
+        self.shared.known.sift(&mut unknown, self.caller.clock().now(), self.caller.connections());
         if unknown.is_empty() {
             return Ok(());
         }
@@ -76,10 +76,12 @@ impl Remote {
         };
         let answer = self.caller.retried("FindMissingBlobs", call).await?;
         let parse = |wire: &reapi::Digest| Digest::from_wire(function, Some(wire)).ok();
-        let missing: HashSet<_> = answer.missing_blob_digests.iter().filter_map(parse).collect();
-        let present = digests.iter().filter(|digest| !missing.contains(digest));
-        self.shared.known.learn(present, self.caller.clock().now());
-        Ok(missing.into_iter().collect())
+        let named: Option<HashSet<_>> = answer.missing_blob_digests.iter().map(parse).collect();
+        // What cannot be read may mean any of them, and what was not asked for none.
+        let is_missing = |digest: &Digest| named.as_ref().is_none_or(|named| named.contains(digest));
+        let (missing, present): (Vec<_>, Vec<_>) = digests.into_iter().partition(is_missing);
+        self.learn(&present);
+        Ok(missing)
     }
 
     async fn send(&self, load: Load) -> Result<(), RemoteError> {
@@ -140,7 +142,7 @@ impl Remote {
         let entries = answer.responses.iter().filter(|entry| is_fine(entry));
         let sent: HashSet<_> =
             entries.filter_map(|entry| Digest::from_wire(function, entry.digest.as_ref()).ok()).collect();
-        self.shared.known.learn(&sent, self.caller.clock().now());
+        self.learn(&sent);
         Ok(pins.iter().filter(|pin| !sent.contains(pin.digest())).cloned().collect())
     }
 }

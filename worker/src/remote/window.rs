@@ -40,6 +40,11 @@ impl Window {
         self.size.saturating_sub(self.in_flight) as u64
     }
 
+    /// What one kind of request may take of it while others wait.
+    pub(super) fn half(&self) -> usize {
+        (self.size / 2).max(1)
+    }
+
     /// A request goes.
     pub(super) fn sent(&mut self) {
         self.in_flight += 1;

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::frames::Deflater;
 use super::names::{self, Encoding};
+use super::retry::{Kind, kind};
 use super::{Remote, RemoteError};
 
 /// The size of one message.
@@ -22,6 +23,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 const CHUNKS_READY_MAX: usize = 4;
 /// How long a server may take no message.
 const STALL_TIME_MAX: Duration = Duration::from_mins(2);
+/// How long a server may take to make a blob of what it was sent: some copy it to where it stays.
+const COMMIT_TIME_MAX: Duration = Duration::from_mins(10);
+/// What a server must have committed for the end of a stream to count as a new fault.
+const PROGRESS_BYTES_MIN: u64 = 64 << 10;
 
 /// An upload under one resource name.
 struct Write<'r> {
@@ -31,6 +36,8 @@ struct Write<'r> {
     encoding: Encoding,
     /// Where it goes on: bytes that the server has committed.
     offset: u64,
+    /// Whether the server goes on where it says, as far as is known.
+    can_resume: bool,
 }
 
 enum Fault {
@@ -46,6 +53,7 @@ impl Remote {
         let encoding = if zstd.is_some() { Encoding::Zstd } else { Encoding::Identity };
         let mut write = Write::new(self, pin, encoding);
         let mut attempts = self.caller.attempts();
+        let mut reached_bytes = 0;
         loop {
             let status = match write.attempt().await {
                 Ok(()) => break,
@@ -61,14 +69,23 @@ impl Remote {
                 write = Write::new(self, pin, Encoding::Identity);
                 continue;
             }
+            // Behind one name there may be several servers, and what one of them has begun another does not know.
+            if write.offset > 0 && kind(&status).0 == Kind::Lasting {
+                write = Write { can_resume: false, ..Write::new(self, pin, write.encoding) };
+                continue;
+            }
             let paused = self.caller.pause(&mut attempts, status).await;
             paused.map_err(|status| self.caller.error("ByteStream.Write", &status))?;
             if write.is_committed().await {
                 break;
             }
+            if write.offset >= reached_bytes + PROGRESS_BYTES_MIN {
+                reached_bytes = write.offset;
+                attempts.progressed();
+            }
         }
         attempts.succeeded();
-        self.shared.known.learn([pin.digest()], self.caller.clock().now());
+        self.learn([pin.digest()]);
         Ok(())
     }
 }
@@ -76,26 +93,29 @@ impl Remote {
 impl<'r> Write<'r> {
     fn new(remote: &'r Remote, pin: &'r BlobPin, encoding: Encoding) -> Self {
         let name = names::write(&remote.caller.instance_name(), encoding, pin.digest());
-        Self { remote, pin, name, encoding, offset: 0 }
+        Self { remote, pin, name, encoding, offset: 0, can_resume: true }
     }
 
     /// Asks where to go on. Whether nothing is left to do; otherwise the next attempt goes on there, or begins anew
     /// under another name where the server does not say.
     async fn is_committed(&mut self) -> bool {
         let request = QueryWriteStatusRequest { resource_name: self.name.clone() };
-        let mut client = self.remote.caller.byte_stream();
+        let mut client = self.remote.caller.byte_stream_writer();
         let ask = |request| async move { client.query_write_status(request).await };
         let answer = match self.encoding {
-            Encoding::Identity => self.remote.caller.unary(request, ask).await.ok(),
+            Encoding::Identity if self.can_resume => self.remote.caller.unary(request, ask).await.ok(),
             // Offsets of compressed writes mean different things to different servers.
-            Encoding::Zstd => None,
+            Encoding::Identity | Encoding::Zstd => None,
         };
         let size_bytes = self.pin.digest().size_bytes();
         let committed = answer.as_ref().and_then(|answer| u64::try_from(answer.committed_size).ok());
         match committed {
             Some(_) if answer.is_some_and(|answer| answer.complete) => return true,
             Some(offset) if 0 < offset && offset < size_bytes => self.offset = offset,
-            _ => *self = Self::new(self.remote, self.pin, self.encoding),
+            _ => {
+                let can_resume = self.can_resume;
+                *self = Self { can_resume, ..Self::new(self.remote, self.pin, self.encoding) };
+            }
         }
         false
     }
@@ -104,22 +124,21 @@ impl<'r> Write<'r> {
         let (sender, receiver) = mpsc::channel(CHUNKS_READY_MAX);
         let request =
             self.remote.caller.request(ReceiverStream::new(receiver)).await.map_err(Fault::Status)?;
-        let mut client = self.remote.caller.byte_stream();
+        let mut client = self.remote.caller.byte_stream_writer();
         let sent_bytes = AtomicU64::new(0);
         let produce = self.produce(sender, &sent_bytes);
         let call = client.write(request);
         tokio::pin!(produce, call);
-        let mut is_producing = true;
-        let answer = loop {
-            tokio::select! {
-                // An early answer ends the upload: somebody else has brought the blob.
-                answer = &mut call => break answer.map_err(Fault::Status)?.into_inner(),
-                produced = &mut produce, if is_producing => {
-                    produced?;
-                    is_producing = false;
-                }
+        let answer = tokio::select! {
+            // An early answer ends the upload: somebody else has brought the blob.
+            answer = &mut call => answer,
+            produced = &mut produce => {
+                produced?;
+                let late = |_| Status::deadline_exceeded("all is sent, and there is no answer");
+                timeout(COMMIT_TIME_MAX, call).await.map_err(late).map_err(Fault::Status)?
             }
         };
+        let answer = answer.map_err(Fault::Status)?.into_inner();
         let size_bytes = self.pin.digest().size_bytes().cast_signed();
         let sent_bytes = sent_bytes.load(Ordering::Relaxed).cast_signed();
         let is_right = match self.encoding {

@@ -11,6 +11,15 @@ fn item(number: u64, urgency: Urgency) -> Item {
     Item { digest: blob(number), urgency, is_small: true, cost_bytes: 10 }
 }
 
+/// Room for everything.
+fn room(batch_bytes_max: u64) -> Room {
+    Room { batch_bytes_max, large: true, speculative: true }
+}
+
+fn take<W>(queue: &mut Queue<W>, batch_bytes_max: u64) -> Option<Job> {
+    queue.take(room(batch_bytes_max)).map(|(job, _)| job)
+}
+
 #[test]
 fn what_is_urgent_overtakes_and_lifts_what_is_queued() {
     let mut queue = Queue::default();
@@ -19,11 +28,11 @@ fn what_is_urgent_overtakes_and_lifts_what_is_queued() {
     }
     assert!(!queue.want(item(9, Urgency::Urgent), WaiterId(2), ()));
     assert!(queue.want(item(2, Urgency::Urgent), WaiterId(2), ()), "joined");
-    assert_eq!(queue.take(100), Some(Job::Batch(vec![blob(9), blob(2)])));
-    assert_eq!(queue.take(20), Some(Job::Batch(vec![blob(0), blob(1)])));
+    assert_eq!(take(&mut queue, 100), Some(Job::Batch(vec![blob(9), blob(2)])));
+    assert_eq!(take(&mut queue, 20), Some(Job::Batch(vec![blob(0), blob(1)])));
     assert_eq!(queue.landed(&blob(2)).len(), 2);
-    assert_eq!(queue.take(100), Some(Job::Batch(vec![blob(3)])));
-    assert_eq!(queue.take(100), None);
+    assert_eq!(take(&mut queue, 100), Some(Job::Batch(vec![blob(3)])));
+    assert_eq!(take(&mut queue, 100), None);
 }
 
 // A blob under way is not started again for a second action.
@@ -31,9 +40,9 @@ fn what_is_urgent_overtakes_and_lifts_what_is_queued() {
 fn what_is_under_way_is_joined() {
     let mut queue = Queue::default();
     queue.want(item(1, Urgency::Urgent), WaiterId(1), "one");
-    assert!(queue.take(100).is_some());
+    assert!(take(&mut queue, 100).is_some());
     assert!(queue.want(item(1, Urgency::Urgent), WaiterId(2), "two"));
-    assert_eq!(queue.take(100), None);
+    assert_eq!(take(&mut queue, 100), None);
     assert_eq!(queue.landed(&blob(1)), ["one", "two"]);
 }
 
@@ -43,8 +52,39 @@ fn a_large_blob_goes_alone_and_first() {
     queue.want(item(1, Urgency::Urgent), WaiterId(1), ());
     let large = Item { is_small: false, ..item(2, Urgency::Urgent) };
     queue.want(large, WaiterId(1), ());
-    assert_eq!(queue.take(100), Some(Job::Large(blob(2))));
-    assert_eq!(queue.take(100), Some(Job::Batch(vec![blob(1)])));
+    assert_eq!(take(&mut queue, 100), Some(Job::Large(blob(2))));
+    assert_eq!(take(&mut queue, 100), Some(Job::Batch(vec![blob(1)])));
+}
+
+// An action with many large inputs would let all others wait that have not even begun.
+#[test]
+fn large_blobs_leave_room_for_small_ones() {
+    let mut queue = Queue::default();
+    for number in [1, 2] {
+        queue.want(Item { is_small: false, ..item(number, Urgency::Urgent) }, WaiterId(1), ());
+    }
+    queue.want(item(3, Urgency::Urgent), WaiterId(2), ());
+    queue.want(item(4, Urgency::Speculative), WaiterId(3), ());
+    let no_large = Room { large: false, ..room(100) };
+    assert_eq!(queue.take(no_large), Some((Job::Batch(vec![blob(3)]), Urgency::Urgent)));
+    assert_eq!(
+        queue.take(no_large),
+        Some((Job::Large(blob(1)), Urgency::Urgent)),
+        "what waits is less urgent"
+    );
+    assert_eq!(take(&mut queue, 100), Some(Job::Large(blob(2))));
+}
+
+#[test]
+fn speculation_goes_when_there_is_room_for_it() {
+    let mut queue = Queue::default();
+    queue.want(item(1, Urgency::Speculative), WaiterId(1), ());
+    queue.want(Item { is_small: false, ..item(2, Urgency::Speculative) }, WaiterId(1), ());
+    let only_urgent = Room { speculative: false, ..room(100) };
+    assert_eq!(queue.take(only_urgent), None);
+    queue.want(item(3, Urgency::Urgent), WaiterId(2), ());
+    assert_eq!(queue.take(only_urgent), Some((Job::Batch(vec![blob(3)]), Urgency::Urgent)));
+    assert_eq!(queue.take(room(100)), Some((Job::Large(blob(2)), Urgency::Speculative)));
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +93,7 @@ enum Event {
     Take,
     Land,
     Leave(u64),
+    GiveUp(u64),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -61,6 +102,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Take),
         1 => Just(Event::Land),
         1 => (0..4u64).prop_map(Event::Leave),
+        1 => (0..12u64).prop_map(Event::GiveUp),
     ]
 }
 
@@ -100,6 +142,12 @@ impl Model {
         batch
     }
 
+    fn give_up(&mut self, number: u64) -> bool {
+        self.under_way.retain(|(other, waiters)| *other != number || !waiters.is_empty());
+        let queued = self.queued.iter().map(|(number, ..)| number);
+        !queued.chain(self.under_way.iter().map(|(number, _)| number)).any(|other| *other == number)
+    }
+
     fn leave(&mut self, who: u64) {
         self.queued.iter_mut().for_each(|(.., waiters)| waiters.retain(|other| *other != who));
         self.queued.retain(|(.., waiters)| !waiters.is_empty());
@@ -122,7 +170,7 @@ proptest! {
                 Event::Take => {
                     let batch: Vec<_> = model.take().into_iter().map(blob).collect();
                     let job = (!batch.is_empty()).then_some(Job::Batch(batch));
-                    prop_assert_eq!(queue.take(30), job);
+                    prop_assert_eq!(take(&mut queue, 30), job);
                 }
                 Event::Land => {
                     if let Some((number, waiters)) = model.under_way.pop() {
@@ -134,11 +182,11 @@ proptest! {
                     queue.abandon(WaiterId(who), &all);
                     model.leave(who);
                 }
+                Event::GiveUp(number) => {
+                    prop_assert_eq!(queue.give_up(&blob(number)), model.give_up(number));
+                }
             }
             prop_assert_eq!(queue.small_bytes(), model.queued.len() as u64 * 10);
-            for (number, waiters) in &model.under_way {
-                prop_assert_eq!(queue.is_wanted(&blob(*number)), !waiters.is_empty());
-            }
         }
     }
 }

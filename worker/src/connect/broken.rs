@@ -1,0 +1,38 @@
+//! What a connection says when it ends, told from what a server says.
+
+use std::error::Error;
+
+use tonic::{Status, TimeoutExpired};
+
+/// Whether no server said so: the connection broke, or there was none. Whatever code tonic gives it, the request may have
+/// arrived or not, and nothing is wrong with it.
+pub fn is_broken(status: &Status) -> bool {
+    let mut causes = std::iter::successors(status.source(), |cause| (*cause).source()).peekable();
+    if causes.peek().is_none() {
+        return false;
+    }
+    // A stream that was reset, and a time that we set ourselves, say nothing about the connection.
+    causes.all(|cause| match cause.downcast_ref::<h2::Error>() {
+        Some(error) => error.is_io() || error.is_go_away(),
+        None => !cause.is::<TimeoutExpired>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn caused_by(cause: impl Error + Send + Sync + 'static) -> Status {
+        Status::from_error(Box::new(cause))
+    }
+
+    #[test]
+    fn a_connection_is_told_from_a_server() {
+        assert!(is_broken(&caused_by(io::Error::from(io::ErrorKind::ConnectionReset))));
+        assert!(!is_broken(&caused_by(h2::Error::from(h2::Reason::INTERNAL_ERROR))));
+        assert!(!is_broken(&caused_by(TimeoutExpired(()))));
+        assert!(!is_broken(&Status::unknown("it does not know either")));
+    }
+}
