@@ -101,6 +101,13 @@ pub enum Phase {
     UploadingOutputs,
 }
 
+impl Phase {
+    /// Whether its inputs are prepared.
+    pub(crate) fn has_inputs(self) -> bool {
+        matches!(self, Self::Running | Self::UploadingOutputs)
+    }
+}
+
 /// Progress as a frontend may report it.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {

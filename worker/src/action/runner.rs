@@ -112,17 +112,17 @@ impl Context<'_> {
 }
 
 impl ActionRunner {
-    /// Fetches the inputs of an action that is to be executed later; they stay while the result lives.
+    /// Fetches the inputs of the action `digest`, of which the scheduler may have sent another `action`, and which is to be
+    /// executed later; they stay while the result lives.
     ///
     /// It never fails: what cannot be had is for the execution to report. Dropping the future stops it.
-    pub async fn anticipate(&self, assignment: &Assignment) -> Option<Prefetched> {
+    pub async fn anticipate(&self, digest: Digest, action: Option<reapi::Action>) -> Option<Prefetched> {
         let prefetcher = self.prefetcher.as_ref()?;
-        let action = match &assignment.action {
-            Some(action) => action.clone(),
-            None => self.load::<reapi::Action>("the Action", assignment.action_digest).await.ok()?,
+        let action = match action {
+            Some(action) => action,
+            None => self.load::<reapi::Action>("the Action", digest).await.ok()?,
         };
-        let function = assignment.action_digest.function();
-        let root = Digest::from_wire(function, action.input_root_digest.as_ref()).ok()?;
+        let root = Digest::from_wire(digest.function(), action.input_root_digest.as_ref()).ok()?;
         Some(prefetcher.prefetch(root).await)
     }
 

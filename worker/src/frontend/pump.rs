@@ -3,10 +3,12 @@
 //! The pump does not know which protocol the work comes by. An action that panics fails alone.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::{MaybeDone, maybe_done};
 use longshore_proto::reapi;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
@@ -15,7 +17,7 @@ use tonic::Code;
 use tracing::Instrument as _;
 
 use super::WorkSource;
-use crate::action::{ActionRunner, Assignment, Executed, Leftovers, Prefetched};
+use crate::action::{ActionRunner, Assignment, Executed, Leftovers};
 use crate::status::Failure;
 
 /// When an action that was stopped with its worker may be tried again: somewhere else, at once.
@@ -92,10 +94,7 @@ async fn serve(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, slots: Ar
 /// Runs an assignment when there is room; one that is cancelled before needs none.
 async fn run(worker: &ActionRunner, slots: &Slots, assignment: Assignment) -> Executed {
     let cancelled = assignment.cancelled.clone();
-    let execution = async {
-        let _waited = wait_for_place(worker, slots, &assignment).await;
-        execute(worker, assignment).await
-    };
+    let execution = execute_in_place(worker, slots, assignment);
     tokio::pin!(execution);
     let mut executed = tokio::select! {
         executed = &mut execution => return executed,
@@ -114,24 +113,55 @@ async fn run(worker: &ActionRunner, slots: &Slots, assignment: Assignment) -> Ex
     executed
 }
 
-/// What an execution holds: its place, unless it needs none, and the inputs that were fetched while it waited for one.
-type Waited<'s> = (Option<SemaphorePermit<'s>>, Option<Prefetched>);
-
-async fn wait_for_place<'s>(worker: &ActionRunner, slots: &'s Slots, assignment: &Assignment) -> Waited<'s> {
-    let place = async {
-        let place = assignment.cancelled.run_until_cancelled(slots.free.acquire()).await;
-        place.and_then(Result::ok)
+/// Executes an assignment once there is a place for it. Meanwhile, its inputs are fetched.
+async fn execute_in_place(worker: &ActionRunner, slots: &Slots, assignment: Assignment) -> Executed {
+    if !slots.inputs_first
+        && let Ok(_place) = slots.free.try_acquire()
+    {
+        return execute(worker, assignment).boxed().await;
+    }
+    let ahead = maybe_done(worker.anticipate(assignment.action_digest, assignment.action.clone()).boxed());
+    tokio::pin!(ahead);
+    let _place = wait_for_place(slots, &assignment.cancelled, ahead.as_mut()).await;
+    let mut progress = assignment.progress.subscribe();
+    let mut execution = execute(worker, assignment).boxed();
+    // What is on its way stays so: the execution wants the same. Once it has that, nothing is held ahead of it any more.
+    let has_inputs = async {
+        let goes_on = async {
+            ahead.as_mut().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = progress.wait_for(|progress| progress.phase.has_inputs()) => {}
+            () = goes_on => {}
+        }
     };
+    tokio::select! {
+        biased;
+        executed = &mut execution => return executed,
+        () = has_inputs => {}
+    }
+    ahead.set(MaybeDone::Gone);
+    execution.await
+}
+
+/// A place, unless none is needed any more.
+async fn wait_for_place<'s>(
+    slots: &'s Slots,
+    cancelled: &CancellationToken,
+    ahead: Pin<&mut impl Future<Output = ()>>,
+) -> Option<SemaphorePermit<'s>> {
+    let place = async { cancelled.run_until_cancelled(slots.free.acquire()).await.and_then(Result::ok) };
     if slots.inputs_first {
-        let inputs = assignment.cancelled.run_until_cancelled(worker.anticipate(assignment)).await;
-        return (place.await, inputs.flatten());
+        // Without them it needs no place.
+        cancelled.run_until_cancelled(ahead).await;
+        return place.await;
     }
     tokio::pin!(place);
     tokio::select! {
         biased;
-        // What was not fetched by now is fetched by the execution, which goes before all that is fetched ahead.
-        place = &mut place => (place, None),
-        inputs = worker.anticipate(assignment) => (place.await, inputs),
+        place = &mut place => place,
+        () = ahead => place.await,
     }
 }
 
