@@ -118,10 +118,11 @@ impl Loader {
         let mut fetching = Fetching { missing: loading.missing, ..Fetching::new(root) };
         let mut stream = self.source.fetch(absent, self.store.clone());
         while let Some(fetched) = stream.next().await {
+            // That there is no room for the rest changes nothing about what is missing.
             if let Err(error) = fetched.outcome
-                && let Err(error) = fetching.failed(fetched.digest, error)
+                && fetching.failed(fetched.digest, error).is_err()
             {
-                return error;
+                break;
             }
         }
         fetching.into_error()

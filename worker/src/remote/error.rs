@@ -1,5 +1,7 @@
 //! Why a remote server could not be made to do something.
 
+use std::error::Error as _;
+
 use longshore_cas_store::blob::StoreError;
 use tonic::{Code, Status};
 
@@ -50,7 +52,28 @@ impl RemoteError {
     }
 }
 
-/// What a status says, on one line.
+/// What a status says, and what was behind it: of a handshake that failed, the status itself says nothing.
 pub(super) fn reason(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+    let mut reason = format!("{:?}: {}", status.code(), status.message());
+    for cause in std::iter::successors(status.source(), |cause| (*cause).source()) {
+        let text = cause.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+    }
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_has_its_causes_once() {
+        let status = Status::from_error(Box::new(io::Error::other(io::Error::other("no such certificate"))));
+        assert_eq!(reason(&status).matches("no such certificate").count(), 1);
+        assert_eq!(reason(&Status::not_found("a blob")), "NotFound: a blob");
+    }
 }
