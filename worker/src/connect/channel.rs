@@ -1,6 +1,6 @@
 //! The connection: where to, how trusted, and tuned for blobs.
 //!
-//! One HTTP/2 connection carries everything: its window is what may be under way, and requests share it as they need.
+//! One HTTP/2 connection carries many calls: its window is what may be under way, and they share it as they need.
 
 use std::error::Error;
 use std::path::Path;
