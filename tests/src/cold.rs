@@ -68,6 +68,7 @@ pub struct ColdWorker {
     pub cache: Arc<DirectoryCache>,
     /// Its clock, if it is not the machine's.
     pub clock: Arc<HastyClock>,
+    environment: Environment,
     reaper: Arc<Reaper>,
     _root: StoreRoot,
     _folder: TempDir,
@@ -106,8 +107,13 @@ impl ColdWorker {
         };
         let limits = TreeLimits::default();
         let options = DirectoryCacheOptions { entries_max: 100, size_bytes_max: u64::MAX, limits };
-        let cache = DirectoryCache::open(&root, parts, options, environment).await?;
-        Ok(Self { remote, store, cache, clock: hasty, reaper, _root: root, _folder: folder })
+        let cache = DirectoryCache::open(&root, parts, options, environment.clone()).await?;
+        Ok(Self { remote, store, cache, clock: hasty, environment, reaper, _root: root, _folder: folder })
+    }
+
+    /// A client of another server for the same store.
+    pub fn another(&self, options: &RemoteOptions) -> Result<Remote> {
+        Ok(Remote::new(options, self.store.clone(), self.environment.clone())?)
     }
 
     /// Fetches blobs; the outcome of each, in the order of `wanted`.

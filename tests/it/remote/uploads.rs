@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use longshore_cas_store::source::BlobSource as _;
 use longshore_proto::{Message as _, reapi};
 use longshore_tests::cold::ColdWorker;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
@@ -137,5 +139,32 @@ async fn a_write_that_cannot_go_on_begins_anew() -> Result<()> {
     worker.remote.upload(std::slice::from_ref(&pin)).await?;
     let offsets: Vec<_> = cas.calls(Method::Write).iter().map(|call| call.offset == 0).collect();
     assert_eq!(offsets, [true, false, true]);
+    Ok(())
+}
+
+// A blob that another server brought says nothing of this one.
+#[tokio::test]
+async fn what_came_from_elsewhere_is_not_known_to_be_here() -> Result<()> {
+    let (elsewhere, here) = (FakeCas::start().await?, FakeCas::start().await?);
+    // In a hurry, nobody would wait for another's stream.
+    let worker = ColdWorker::real(&options(&elsewhere), &std::env::temp_dir()).await?;
+    let remote = worker.another(&options(&here))?;
+    let digest = elsewhere.put(noise(LARGE_BYTES, 1));
+    elsewhere.hold(Method::Read);
+    let fetch = async { worker.fetch_one(digest).await.map_err(anyhow::Error::from) };
+    let fetch_here = async {
+        elsewhere.arrived(Method::Read, 1).await;
+        let mut fates = remote.fetch(vec![digest], worker.store.clone());
+        let release = async {
+            here.arrived(Method::GetCapabilities, 1).await;
+            elsewhere.release(Method::Read);
+        };
+        let (fate, ()) = tokio::join!(fates.next(), release);
+        fate.context("a fate")?.outcome.map_err(anyhow::Error::from)
+    };
+    let (pin, other) = tokio::try_join!(fetch, fetch_here)?;
+    assert_eq!(pin.digest(), other.digest());
+    remote.upload(std::slice::from_ref(&pin)).await?;
+    assert!(here.blob(&digest).is_some());
     Ok(())
 }
