@@ -8,6 +8,7 @@ use longshore_cas_store::source::BlobSource as _;
 use longshore_proto::{Message as _, reapi};
 use longshore_tests::cold::ColdWorker;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
+use longshore_worker::action::ResultSink;
 use longshore_worker::remote::KnownStats;
 use tonic::Status;
 
@@ -166,5 +167,21 @@ async fn what_came_from_elsewhere_is_not_known_to_be_here() -> Result<()> {
     assert_eq!(pin.digest(), other.digest());
     remote.upload(std::slice::from_ref(&pin)).await?;
     assert!(here.blob(&digest).is_some());
+    Ok(())
+}
+
+// The server lost an output that it was known to have: the result is written once it has that again.
+#[tokio::test]
+async fn a_result_brings_what_the_server_lost() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let worker = ColdWorker::hasty(&options(&cas)).await?;
+    let pin = worker.put("an output").await?;
+    worker.remote.upload(std::slice::from_ref(&pin)).await?;
+    cas.evict(pin.digest());
+    cas.once(Method::UpdateActionResult, Fault::Fail(Status::failed_precondition("an output is missing")));
+    let action = sha(b"action");
+    ResultSink::put(&worker.remote, &action, reapi::ActionResult::default(), std::slice::from_ref(&pin))
+        .await?;
+    assert!(cas.blob(pin.digest()).is_some() && cas.result(&action).is_some());
     Ok(())
 }
