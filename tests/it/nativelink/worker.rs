@@ -199,6 +199,21 @@ async fn a_kill_ends_every_process() -> Result<()> {
     no_mistakes(&cluster.scheduler)
 }
 
+// The command has ended, and a cache that does not answer holds nobody up.
+#[tokio::test]
+async fn a_kill_is_heard_while_the_result_is_written() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.cas.hold(Method::UpdateActionResult);
+    cluster.submit("a", &TestAction::shell("true"));
+    cluster.cas.arrived(Method::UpdateActionResult, 1).await;
+    cluster.scheduler.kill("a");
+    let ended = cluster.scheduler.ended("a").await;
+    ensure!(matches!(ended, Ended::Killed), "{ended:?}");
+    let response = cluster.run("b", &TestAction::shell("exit 3")).await?;
+    assert_eq!(response.result.map(|result| result.exit_code), Some(3), "the slot is free");
+    no_mistakes(&cluster.scheduler)
+}
+
 // The scheduler gives the action out again; nothing of the first run is left, or reported.
 #[tokio::test]
 async fn a_worker_that_is_killed_comes_back_for_its_actions() -> Result<()> {
