@@ -68,7 +68,7 @@ impl Driver {
         loop {
             self.news.mark_unchanged();
             let (call, is_over) = {
-                let session = &self.shared.state.lock().session;
+                let session = &mut self.shared.state.lock().session;
                 (session.call(), session.is_leaving() && !session.is_open())
             };
             if is_over {
@@ -101,8 +101,9 @@ impl Driver {
         };
         let exchange = exchange(&self.shared, request, call.is_first());
         let overtaken = async {
-            if call.is_first() {
-                // A session that was opened unheard would hold leases that nobody runs.
+            // A session that was opened unheard would hold leases that nobody runs. And where there are more results
+            // than there is room for, another call has none for what is new.
+            if call.is_first() || call.is_full {
                 std::future::pending::<()>().await;
             }
             let patience = call.has_results().then(|| self.shared.clock.sleep(RESULTS_CALL_TIME_MIN));

@@ -2,11 +2,11 @@
 
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::bots::{self, LeaseState};
-use longshore_proto::error_details::{Detail as _, RetryInfo};
 use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use tonic::Code;
 
 use super::session::Report;
+use crate::frontend::reports::{fitting, retry_delay};
 use crate::status::Failure;
 
 const ACTION: &str = "build.bazel.remote.execution.v2.Action";
@@ -59,11 +59,12 @@ fn digest_of(bytes: &[u8], known: &[reapi::Digest]) -> Digest {
 
 /// What is reported of an execution.
 pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
+    let response = fitting(response);
     let status = response.status.unwrap_or_default();
     let status = match (Code::from(status.code), &response.result) {
         (Code::Ok, None) => Failure::internal("the execution ended without a result").to_rpc(),
         // This worker is full for a while; another one may not be.
-        (Code::ResourceExhausted, _) if asks_for_retry(&status) => {
+        (Code::ResourceExhausted, _) if retry_delay(&status).is_some() => {
             rpc::Status { code: Code::Unavailable.into(), ..status }
         }
         _ => status,
@@ -87,10 +88,6 @@ pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
 /// What is reported of a lease that is not run.
 pub(super) fn refusal(failure: &Failure) -> Report {
     report(reapi::ExecuteResponse { status: Some(failure.to_rpc()), ..Default::default() })
-}
-
-fn asks_for_retry(status: &rpc::Status) -> bool {
-    status.details.iter().any(|detail| RetryInfo::from_any(detail).is_some())
 }
 
 #[cfg(test)]
@@ -181,6 +178,16 @@ mod tests {
             );
             assert_eq!(report.lease.state(), LeaseState::Completed);
         }
+    }
+
+    // A server that cannot read a call would never hear of this bot again.
+    #[test]
+    fn a_result_that_does_not_fit_is_an_error() {
+        let stdout_raw = vec![0; 5 << 20];
+        let result = reapi::ActionResult { stdout_raw, ..Default::default() };
+        let report = report(reapi::ExecuteResponse { result: Some(result), ..Default::default() });
+        assert_eq!(report.lease.status.as_ref().unwrap().code, Code::ResourceExhausted as i32);
+        assert!(report.lease.encoded_len() < 10_000 && !report.may_be_retried);
     }
 
     // The client could do nothing about a worker that is full; another worker can.
