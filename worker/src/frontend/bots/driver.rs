@@ -79,9 +79,11 @@ impl Driver {
             match self.make(&call).await {
                 None => {}
                 Some(Ok(reply)) => {
-                    let is_last = call.is_leaving() && self.shared.closing.is_cancelled();
+                    let is_closing = call.is_leaving() && self.shared.closing.is_cancelled();
                     let is_news = self.answered(&call, reply);
-                    if is_last {
+                    // The reply may have brought a lease that was given before the server knew that the bot leaves: it
+                    // is given back, or it would be missed only with the whole session.
+                    if is_closing && !self.shared.state.lock().session.has_results() {
                         return;
                     }
                     if !is_news {

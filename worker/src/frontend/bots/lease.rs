@@ -1,12 +1,14 @@
 //! Leases as they are on the wire: what is asked for in them, and how a result is packed.
 
+use std::time::Duration;
+
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::bots::{self, LeaseState};
 use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use tonic::Code;
 
 use super::session::Report;
-use crate::frontend::reports::{fitting, retry_delay};
+use crate::frontend::reports::{fitting, retry_delay, retry_pause};
 use crate::status::Failure;
 
 const ACTION: &str = "build.bazel.remote.execution.v2.Action";
@@ -76,13 +78,15 @@ pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
     };
     let may_be_retried = RETRIED.contains(&code);
     let result = response.result.filter(|_| !may_be_retried).map(pack);
+    // This bot may be the next one that is tried.
+    let pause = if may_be_retried { retry_pause(&status) } else { Duration::ZERO };
     let lease = bots::Lease {
         state: LeaseState::Completed.into(),
         status: Some(status),
         result,
         ..Default::default()
     };
-    Report { lease, may_be_retried }
+    Report { lease, may_be_retried, pause }
 }
 
 /// What is reported of a lease that is not run.
@@ -92,8 +96,6 @@ pub(super) fn refusal(failure: &Failure) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn lease(type_name: &str, value: Vec<u8>) -> bots::Lease {
@@ -172,9 +174,10 @@ mod tests {
             (Code::Unavailable, true),
         ] {
             let report = outcome(code, true);
+            let is_held_back = !report.pause.is_zero();
             assert_eq!(
-                (report.may_be_retried, report.lease.result.is_none()),
-                (may_be_retried, may_be_retried)
+                [report.may_be_retried, report.lease.result.is_none(), is_held_back],
+                [may_be_retried; 3]
             );
             assert_eq!(report.lease.state(), LeaseState::Completed);
         }

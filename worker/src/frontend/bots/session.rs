@@ -9,6 +9,7 @@
 //! an id that comes back after that is another attempt, and has another name here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use longshore_proto::Message as _;
 use longshore_proto::bots::{self, BotStatus, LeaseState};
@@ -25,6 +26,8 @@ pub(super) struct Report {
     pub(super) lease: bots::Lease,
     /// Whether the server may give the same lease out again after this result.
     pub(super) may_be_retried: bool,
+    /// How long to hold it back.
+    pub(super) pause: Duration,
 }
 
 /// A lease that is held.
@@ -128,6 +131,11 @@ impl Session {
     /// Wants no new leases from here on.
     pub(super) fn leave(&mut self) {
         self.is_leaving = true;
+    }
+
+    /// Whether there are results that the server is not known to have.
+    pub(super) fn has_results(&self) -> bool {
+        self.held.values().any(|held| held.report.is_some())
     }
 
     /// Everything that there is to say now.

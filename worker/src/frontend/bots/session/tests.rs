@@ -21,7 +21,7 @@ fn reply(leases: &[(&str, LeaseState)]) -> bots::BotSession {
 fn report(code: i32, may_be_retried: bool) -> Report {
     let status = Some(rpc::Status { code, ..Default::default() });
     let lease = bots::Lease { state: LeaseState::Completed.into(), status, ..Default::default() };
-    Report { lease, may_be_retried }
+    Report { lease, may_be_retried, pause: Duration::ZERO }
 }
 
 /// One exchange in which nothing changes on this side.
