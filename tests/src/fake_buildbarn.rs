@@ -55,14 +55,23 @@ type Name = BTreeMap<String, String>;
 
 #[derive(Debug, Default)]
 struct SlotState {
-    is_calling: bool,
-    /// Whether the call that is under way waits for work.
-    is_waiting: bool,
-    /// Whether that has waited long enough.
-    is_let_go: bool,
+    calling: Call,
     task: Option<desired_state::Executing>,
     retries: u32,
     is_taken_back: bool,
+}
+
+/// What call of a slot is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Call {
+    #[default]
+    None,
+    /// One that is answered at once.
+    Telling,
+    /// One that waits for work.
+    Waiting,
+    /// One that has waited long enough.
+    LetGo,
 }
 
 /// How a call goes wrong.
@@ -142,8 +151,8 @@ impl FakeBuildbarn {
     /// Every call that waits for work has waited long enough.
     pub fn let_go(&self) {
         self.state.change(|inner| {
-            for slot in inner.slots.values_mut().filter(|slot| slot.is_waiting) {
-                slot.is_let_go = true;
+            for slot in inner.slots.values_mut().filter(|slot| slot.calling == Call::Waiting) {
+                slot.calling = Call::LetGo;
             }
         });
     }
@@ -181,7 +190,7 @@ impl FakeBuildbarn {
 
     /// Waits until no call is under way.
     pub async fn is_deserted(&self) -> Result<()> {
-        self.until(|inner| inner.slots.values().all(|slot| !slot.is_calling).then_some(())).await
+        self.until(|inner| inner.slots.values().all(|slot| slot.calling == Call::None).then_some(())).await
     }
 
     /// Waits for the end of the task of that action.
@@ -235,7 +244,7 @@ impl Drop for Calling {
     fn drop(&mut self) {
         self.0.change(|inner| {
             if let Some(slot) = inner.slots.get_mut(&self.1) {
-                (slot.is_calling, slot.is_waiting, slot.is_let_go) = (false, false, false);
+                slot.calling = Call::None;
             }
         });
     }
@@ -255,7 +264,7 @@ impl OperationQueue for Service {
             inner.heard.push(Heard { request: request.clone(), deadline });
             inner.check(&request, &name)?;
             let slot = inner.slots.entry(name.clone()).or_default();
-            (slot.is_calling, slot.is_waiting) = (true, waits(&request));
+            slot.calling = if waits(&request) { Call::Waiting } else { Call::Telling };
             Ok::<_, Status>(inner.failures.pop_front())
         })?;
         let _calling = Calling(self.0.clone(), name.clone());
@@ -289,17 +298,18 @@ impl Inner {
         let properties = request.platform.clone().unwrap_or_default().properties;
         let pairs: Vec<_> = properties.iter().map(|pair| (&pair.name, &pair.value)).collect();
         let is_ordered = pairs.windows(2).all(|two| two[0] < two[1]);
-        let slot = self.slots.get(name);
-        let is_calling = slot.is_some_and(|slot| slot.is_calling);
+        let calling = self.slots.get(name).map_or(Call::None, |slot| slot.calling);
         // A slot gives up waiting for work when it leaves, and only then; that may not have been noticed yet.
         let is_leaving = is_idle(request) && request.prefer_being_idle;
-        let is_given_up = is_leaving && slot.is_some_and(|slot| slot.is_waiting);
+        let is_given_up = is_leaving && calling == Call::Waiting;
         let state = request.current_state.as_ref().and_then(|state| state.worker_state.as_ref());
         let refusal = match state {
             _ if name.is_empty() => Some(Status::invalid_argument("no worker_id")),
             _ if !is_ordered => Some(Status::invalid_argument("the platform is not in order")),
             _ if request.size_class != 0 => Some(Status::invalid_argument("size classes are not declared")),
-            _ if is_calling => Some(Status::resource_exhausted("another call of this slot is under way")),
+            _ if calling != Call::None => {
+                Some(Status::resource_exhausted("another call of this slot is under way"))
+            }
             None => Some(Status::invalid_argument("no current state")),
             Some(current_state::WorkerState::Executing(executing)) if executing.action_digest.is_none() => {
                 Some(Status::invalid_argument("executing, but no action"))
@@ -371,7 +381,7 @@ impl Inner {
     /// The next task for a slot.
     fn give(&mut self, name: &Name) -> Option<SynchronizeResponse> {
         let slot = self.slots.entry(name.clone()).or_default();
-        if std::mem::take(&mut slot.is_let_go) {
+        if slot.calling == Call::LetGo {
             return Some(idle());
         }
         let task = self.queue.pop_front()?;

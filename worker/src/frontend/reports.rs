@@ -18,7 +18,7 @@ const METADATA_BYTES_MAX: usize = RESPONSE_BYTES_MAX / 2;
 /// same worker, and has attempts for milliseconds only.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause that a status can ask for.
-pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The exit code of a result that tells of no command.
 pub(super) const EXIT_CODE_NONE: i32 = -1;
 

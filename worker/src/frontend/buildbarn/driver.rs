@@ -201,7 +201,7 @@ impl Driver {
 fn may_have_been_heard<T>(outcome: &Result<T, Status>) -> bool {
     let Err(status) = outcome else { return true };
     let mut causes = std::iter::successors(status.source(), |cause| (*cause).source());
-    !causes.any(|cause| cause.is::<ConnectError>())
+    causes.all(|cause| cause.downcast_ref::<ConnectError>().is_none())
 }
 
 /// When a slot without news calls again that the scheduler wants to hear of at `announced`.
