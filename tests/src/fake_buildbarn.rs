@@ -55,10 +55,23 @@ type Name = BTreeMap<String, String>;
 
 #[derive(Debug, Default)]
 struct SlotState {
-    is_calling: bool,
+    calling: Call,
     task: Option<desired_state::Executing>,
     retries: u32,
     is_taken_back: bool,
+}
+
+/// What call of a slot is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Call {
+    #[default]
+    None,
+    /// One that is answered at once.
+    Telling,
+    /// One that waits for work.
+    Waiting,
+    /// One that has waited long enough.
+    LetGo,
 }
 
 /// How a call goes wrong.
@@ -68,6 +81,8 @@ pub enum Failing {
     Refused(Status),
     /// It changes what it changes, and its answer is lost.
     Lost(Status),
+    /// It changes what it changes, and its answer does not come.
+    Unanswered,
 }
 
 /// A call that was made.
@@ -133,6 +148,15 @@ impl FakeBuildbarn {
         });
     }
 
+    /// Every call that waits for work has waited long enough.
+    pub fn let_go(&self) {
+        self.state.change(|inner| {
+            for slot in inner.slots.values_mut().filter(|slot| slot.calling == Call::Waiting) {
+                slot.calling = Call::LetGo;
+            }
+        });
+    }
+
     /// What goes wrong with the next calls, one each.
     pub fn fail(&self, failures: impl IntoIterator<Item = Failing>) {
         self.state.change(|inner| inner.failures.extend(failures));
@@ -156,6 +180,17 @@ impl FakeBuildbarn {
     /// Waits until what was heard is as `holds` says.
     pub async fn hears(&self, holds: impl Fn(&[Heard]) -> bool) -> Result<()> {
         self.until(|inner| holds(&inner.heard).then_some(())).await
+    }
+
+    /// Waits until the task of that action has been given to a slot.
+    pub async fn gives(&self, hash: &str) -> Result<()> {
+        let holds = |slot: &SlotState| slot.task.as_ref().is_some_and(|task| hash_of(task) == hash);
+        self.until(|inner| inner.slots.values().any(holds).then_some(())).await
+    }
+
+    /// Waits until no call is under way.
+    pub async fn is_deserted(&self) -> Result<()> {
+        self.until(|inner| inner.slots.values().all(|slot| slot.calling == Call::None).then_some(())).await
     }
 
     /// Waits for the end of the task of that action.
@@ -209,7 +244,7 @@ impl Drop for Calling {
     fn drop(&mut self) {
         self.0.change(|inner| {
             if let Some(slot) = inner.slots.get_mut(&self.1) {
-                slot.is_calling = false;
+                slot.calling = Call::None;
             }
         });
     }
@@ -228,7 +263,8 @@ impl OperationQueue for Service {
         let failing = self.0.change(|inner| {
             inner.heard.push(Heard { request: request.clone(), deadline });
             inner.check(&request, &name)?;
-            inner.slots.entry(name.clone()).or_default().is_calling = true;
+            let slot = inner.slots.entry(name.clone()).or_default();
+            slot.calling = if waits(&request) { Call::Waiting } else { Call::Telling };
             Ok::<_, Status>(inner.failures.pop_front())
         })?;
         let _calling = Calling(self.0.clone(), name.clone());
@@ -241,13 +277,16 @@ impl OperationQueue for Service {
             let mut changes = self.0.changed.subscribe();
             while answer.is_none() {
                 answer = self.0.lock().give(&name);
-                if answer.is_none() {
+                if answer.is_some() {
+                    self.0.change(|_| ());
+                } else {
                     changes.changed().await.map_err(|_| Status::unavailable("it is gone"))?;
                 }
             }
         }
         match failing {
             Some(Failing::Lost(status)) => Err(status),
+            Some(Failing::Unanswered) => std::future::pending().await,
             _ => Ok(Response::new(answer.unwrap_or_default())),
         }
     }
@@ -259,13 +298,18 @@ impl Inner {
         let properties = request.platform.clone().unwrap_or_default().properties;
         let pairs: Vec<_> = properties.iter().map(|pair| (&pair.name, &pair.value)).collect();
         let is_ordered = pairs.windows(2).all(|two| two[0] < two[1]);
-        let is_calling = self.slots.get(name).is_some_and(|slot| slot.is_calling);
+        let calling = self.slots.get(name).map_or(Call::None, |slot| slot.calling);
+        // A slot gives up waiting for work when it leaves, and only then; that may not have been noticed yet.
+        let is_leaving = is_idle(request) && request.prefer_being_idle;
+        let is_given_up = is_leaving && calling == Call::Waiting;
         let state = request.current_state.as_ref().and_then(|state| state.worker_state.as_ref());
         let refusal = match state {
             _ if name.is_empty() => Some(Status::invalid_argument("no worker_id")),
             _ if !is_ordered => Some(Status::invalid_argument("the platform is not in order")),
             _ if request.size_class != 0 => Some(Status::invalid_argument("size classes are not declared")),
-            _ if is_calling => Some(Status::resource_exhausted("another call of this slot is under way")),
+            _ if calling != Call::None => {
+                Some(Status::resource_exhausted("another call of this slot is under way"))
+            }
             None => Some(Status::invalid_argument("no current state")),
             Some(current_state::WorkerState::Executing(executing)) if executing.action_digest.is_none() => {
                 Some(Status::invalid_argument("executing, but no action"))
@@ -275,8 +319,7 @@ impl Inner {
         match refusal {
             None => Ok(()),
             Some(status) => {
-                // A call that was given up may not have been noticed yet: the slot tries again.
-                if status.code() != tonic::Code::ResourceExhausted {
+                if !is_given_up {
                     self.mistakes.push(status.message().to_owned());
                 }
                 Err(status)
@@ -292,8 +335,8 @@ impl Inner {
             let is_it = slot.task.as_ref().is_some_and(|task| task.action_digest == executing.action_digest);
             match executing.execution_state {
                 Some(ExecutionState::Completed(response)) if is_it => {
-                    let task = slot.task.take()?;
-                    *slot = SlotState { is_calling: true, ..SlotState::default() };
+                    let task = slot.task.clone()?;
+                    slot.hold(None);
                     let hash = hash_of(&task).to_owned();
                     if self.ended.insert(hash.clone(), Ended::Response(Box::new(response))).is_some() {
                         self.mistakes.push(format!("{hash} has ended twice"));
@@ -309,7 +352,7 @@ impl Inner {
                 }
                 Some(_) => {
                     if slot.is_taken_back {
-                        *slot = SlotState { is_calling: true, ..SlotState::default() };
+                        slot.hold(None);
                     }
                     return Some(self.again(name).unwrap_or_else(idle));
                 }
@@ -328,7 +371,7 @@ impl Inner {
         let task = slot.task.clone()?;
         slot.retries += 1;
         if slot.retries > RETRIES_MAX {
-            *slot = SlotState { is_calling: true, ..SlotState::default() };
+            slot.hold(None);
             self.ended.insert(hash_of(&task).to_owned(), Ended::GivenUp);
             return None;
         }
@@ -337,11 +380,30 @@ impl Inner {
 
     /// The next task for a slot.
     fn give(&mut self, name: &Name) -> Option<SynchronizeResponse> {
-        let task = self.queue.pop_front()?;
         let slot = self.slots.entry(name.clone()).or_default();
-        *slot = SlotState { is_calling: true, task: Some(task.clone()), ..SlotState::default() };
+        if slot.calling == Call::LetGo {
+            return Some(idle());
+        }
+        let task = self.queue.pop_front()?;
+        slot.hold(Some(task.clone()));
         Some(start(task))
     }
+}
+
+impl SlotState {
+    fn hold(&mut self, task: Option<desired_state::Executing>) {
+        (self.task, self.retries, self.is_taken_back) = (task, 0, false);
+    }
+}
+
+fn is_idle(request: &SynchronizeRequest) -> bool {
+    let state = request.current_state.as_ref().and_then(|state| state.worker_state.as_ref());
+    matches!(state, Some(current_state::WorkerState::Idle(_)))
+}
+
+/// Whether a call waits for work.
+fn waits(request: &SynchronizeRequest) -> bool {
+    is_idle(request) && !request.prefer_being_idle
 }
 
 fn start(task: desired_state::Executing) -> SynchronizeResponse {

@@ -13,7 +13,7 @@ use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::io::Environment;
 use tokio::task::JoinSet;
 
-use crate::action::ResultSink;
+use crate::action::{ActionRunner, ResultSink};
 use crate::cli::WorkerArgs;
 use crate::config::{CasConfig, Config, Jobs, Kind, Name, SchedulerConfig};
 use crate::connect::{Link, Pings};
@@ -150,7 +150,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         let runner = machine.runner(&name, ends);
         let source = open_source(scheduler.kind, options);
         sources.push(source.clone());
-        pumps.spawn(pump(source, runner, capacity, slots.clone()));
+        pumps.spawn(serve(source, runner, capacity, slots.clone()));
     }
     // Whoever read it may have gone.
     let _ = greet(&schedulers, &name, &machine, &mut io::stdout());
@@ -171,7 +171,19 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     machine.close().await
 }
 
-/// Lets running actions end and be reported, unless somebody is in a hurry; then leaves the schedulers.
+/// Serves a scheduler until it has nothing left here, and leaves it at once: until others' actions end it may take long,
+/// and what it would start here in the meantime would be answered by nobody.
+async fn serve(source: Arc<dyn WorkSource>, runner: Arc<ActionRunner>, capacity: usize, slots: Arc<Slots>) {
+    pump(source.clone(), runner, capacity, slots).await;
+    leave(&*source).await;
+}
+
+async fn leave(source: &dyn WorkSource) {
+    // Who does not hear of it in time finds out by itself.
+    let _ = tokio::time::timeout(FAREWELL_MAX, source.close()).await;
+}
+
+/// Lets running actions end and be reported, and the schedulers be left, unless somebody is in a hurry.
 async fn finish(
     sources: &[Arc<dyn WorkSource>],
     mut pumps: JoinSet<()>,
@@ -196,10 +208,11 @@ async fn finish(
     if is_hurried {
         say("stopping at once");
         slots.stop();
-        let _ = tokio::time::timeout(STOP_MAX, ended).await;
+        if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+            // What has not ended by now is given up.
+            futures::future::join_all(sources.iter().map(|source| leave(&**source))).await;
+        }
     }
-    let closing = futures::future::join_all(sources.iter().map(|source| source.close()));
-    let _ = tokio::time::timeout(FAREWELL_MAX, closing).await;
 }
 
 fn options_of(

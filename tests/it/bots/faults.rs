@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use longshore_proto::bots::LeaseState;
+use longshore_proto::reapi::ExecuteResponse;
 use longshore_tests::fake_bots::{FakeBots, Fault, Handshake};
 use longshore_tests::proxy::DelayingProxy;
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
 
-use super::{action, exit_code, join, join_at, next, no_mistakes, response, serve_one};
+use super::{action, code, exit_code, join, join_at, next, no_mistakes, response, serve_one};
 
 /// Everything that can go wrong with a call and pass.
 fn passing() -> [Fault; 5] {
@@ -179,6 +180,39 @@ async fn many_results_at_once() -> Result<()> {
     let (_, finished) = futures::join!(futures::future::join_all((0..8).map(|_| serve())), finish);
     finished?;
     source.close().await;
+    no_mistakes(&server)
+}
+
+/// A result of that many bytes or a few more.
+fn large_response(size_bytes: usize) -> ExecuteResponse {
+    let mut response = response(Code::Ok, 3);
+    response.result.get_or_insert_default().stdout_raw = vec![b'x'; size_bytes];
+    response
+}
+
+// RWB-07: a server takes 4 MiB. Results that are larger together arrive one after the other, and one that is larger by
+// itself does not keep the others from arriving.
+#[tokio::test]
+async fn results_that_are_too_large_for_a_call_do_not_silence_the_bot() -> Result<()> {
+    let server = FakeBots::start(Handshake::Given).await?;
+    let source = join(&server, 3)?;
+    let sizes_bytes = [("a", 3 << 20), ("b", 5 << 20), ("c", 3 << 20)];
+    let mut assignments = Vec::new();
+    for (salt, (id, _)) in (0..).zip(sizes_bytes) {
+        server.submit(id, &action(salt));
+        assignments.push(next(&*source).await?);
+    }
+    let complete = assignments.into_iter().zip(sizes_bytes).map(|(assignment, (_, size_bytes))| {
+        source.complete(assignment.operation, large_response(size_bytes))
+    });
+    // A result that never arrives completes nothing: it is the server that loses its patience.
+    let finish = async {
+        for (id, expected) in [("a", Code::Ok), ("b", Code::ResourceExhausted), ("c", Code::Ok)] {
+            assert_eq!(code(&server.finished(id).await), expected, "{id}");
+            assert_eq!(server.results(id).len(), 1, "{id}");
+        }
+    };
+    futures::join!(futures::future::join_all(complete), finish);
     no_mistakes(&server)
 }
 

@@ -8,8 +8,11 @@ mod trust;
 mod worker;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use futures::future::BoxFuture;
+use longshore_cas_store::io::Clock;
 use longshore_proto::bots::{self, LeaseState};
 use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use longshore_tests::fake_bots::FakeBots;
@@ -18,6 +21,7 @@ use longshore_worker::connect::{Link, TlsOptions};
 use longshore_worker::environment::MachineClock;
 use longshore_worker::frontend::bots::{Bots, PINGS};
 use longshore_worker::frontend::{SchedulerOptions, WorkSource};
+use tokio::sync::watch;
 use tonic::Code;
 
 const BOT: &str = "a bot";
@@ -28,18 +32,54 @@ fn join(server: &FakeBots, capacity: usize) -> Result<Arc<dyn WorkSource>> {
 }
 
 fn join_at(endpoint: &str, capacity: usize) -> Result<Arc<dyn WorkSource>> {
-    Ok(join_by(Link::open(endpoint, &TlsOptions::default(), None, PINGS, Arc::new(MachineClock))?, capacity))
+    Ok(join_by(link(endpoint)?, capacity))
+}
+
+fn link(endpoint: &str) -> Result<Link> {
+    Ok(Link::open(endpoint, &TlsOptions::default(), None, PINGS, Arc::new(MachineClock))?)
 }
 
 fn join_by(link: Link, capacity: usize) -> Arc<dyn WorkSource> {
+    join_with(link, capacity, Arc::new(MachineClock))
+}
+
+fn join_with(link: Link, capacity: usize, clock: Arc<dyn Clock>) -> Arc<dyn WorkSource> {
     Bots::start(SchedulerOptions {
         link,
         instance_name: "main".to_owned(),
         worker_name: BOT.to_owned(),
         platform: vec![("ISA".to_owned(), "a".to_owned()), ("ISA".to_owned(), "b".to_owned())],
         capacity,
-        clock: Arc::new(MachineClock),
+        clock,
     })
+}
+
+/// A clock that shows the time, but on which no sleep ends before it is told to go on.
+#[derive(Default)]
+struct StoppedClock {
+    goes: watch::Sender<bool>,
+}
+
+impl StoppedClock {
+    fn go_on(&self) {
+        self.goes.send_replace(true);
+    }
+}
+
+impl Clock for StoppedClock {
+    fn now(&self) -> SystemTime {
+        MachineClock.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let mut goes = self.goes.subscribe();
+        Box::pin(async move {
+            if goes.wait_for(|goes| *goes).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            MachineClock.sleep(duration).await;
+        })
+    }
 }
 
 /// An action that nobody runs; each salt is another one.

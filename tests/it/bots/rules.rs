@@ -1,5 +1,6 @@
 //! The rules of the protocol, each by its name.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
@@ -10,7 +11,9 @@ use longshore_tests::fake_bots::{Call, DIGEST_URL, FakeBots, Fault, Handshake};
 use longshore_worker::action::{Phase, Progress};
 use tonic::{Code, Status};
 
-use super::{BOT, action, code, exit_code, join, next, no_mistakes, response, serve_one};
+use super::{
+    BOT, StoppedClock, action, code, exit_code, join, join_with, link, next, no_mistakes, response, serve_one,
+};
 
 fn is_first(call: &Call) -> bool {
     call.parent.is_some()
@@ -114,6 +117,13 @@ async fn rwb_06() -> Result<()> {
     assert_eq!((assignment.action_digest, assignment.action), (digest, None));
     source.complete(assignment.operation, response(Code::Ok, 0)).await;
 
+    // Which function a digest is made with is not said; that the server names the digest tells.
+    server.set_function(DigestFunction::Blake3);
+    server.submit("named", &action(1));
+    let assignment = next(&*source).await?;
+    assert_eq!(assignment.action_digest, DigestFunction::Blake3.digest(&action(1).encode_to_vec()));
+    source.complete(assignment.operation, response(Code::Ok, 0)).await;
+
     server.submit_payload("neither", "type.googleapis.com/google.protobuf.Empty", Vec::new());
     assert_eq!(code(&server.finished("neither").await), Code::InvalidArgument);
     no_mistakes(&server)
@@ -144,6 +154,31 @@ async fn rwb_07() -> Result<()> {
         assert_eq!(exit_code(&server.finished(&id).await)?, 6);
         assert_eq!(server.results(&id).len(), 2, "the first result was not sent for the second attempt");
     }
+    no_mistakes(&server)
+}
+
+// The server may try again at once, and by this very bot: what it is short of is not there any sooner. Others' results
+// do not wait for that.
+#[tokio::test]
+async fn rwb_07_of_a_shortage() -> Result<()> {
+    let server = FakeBots::start(Handshake::Given).await?;
+    let clock = Arc::new(StoppedClock::default());
+    let source = join_with(link(server.uri())?, 2, clock.clone());
+    server.submit("a", &action(0));
+    let short = next(&*source).await?;
+    server.submit("b", &action(1));
+    let other = next(&*source).await?;
+    let is_held_back = async {
+        source.complete(other.operation, response(Code::Ok, 3)).await;
+        assert_eq!(exit_code(&server.finished("b").await)?, 3);
+        assert_eq!(server.results("a").len(), 0);
+        clock.go_on();
+        anyhow::Ok(())
+    };
+    let complete = source.complete(short.operation, response(Code::Unavailable, 0));
+    let ((), is_held_back) = futures::join!(complete, is_held_back);
+    is_held_back?;
+    assert_eq!(server.results("a").iter().map(code).collect::<Vec<_>>(), [Code::Unavailable]);
     no_mistakes(&server)
 }
 
@@ -206,6 +241,21 @@ async fn rwb_11() -> Result<()> {
     let last = &calls.last().context("a call")?.session;
     assert_eq!((last.status(), last.leases.len()), (BotStatus::BotTerminating, 0));
     assert_eq!(server.results("b").len(), 0, "it was left for others");
+    no_mistakes(&server)
+}
+
+// A lease that was given before the server knew that the bot leaves goes back, with the last words of the bot.
+#[tokio::test]
+async fn rwb_11_of_a_lease_that_crosses_the_farewell() -> Result<()> {
+    let server = FakeBots::start(Handshake::Given).await?;
+    let source = join(&server, 1)?;
+    server.called(|call| !is_first(call)).await;
+    source.drain();
+    server.called(|call| call.session.status() == BotStatus::BotTerminating).await;
+    server.submit("a", &action(0));
+    server.once(Fault::Crossed);
+    source.close().await;
+    assert_eq!(server.results("a").iter().map(code).collect::<Vec<_>>(), [Code::Unavailable]);
     no_mistakes(&server)
 }
 

@@ -11,7 +11,8 @@ use longshore_tests::action::TestAction;
 use longshore_tests::client::Client;
 use longshore_tests::fake_buildbarn::FakeBuildbarn;
 use longshore_tests::longshore::{Longshore, new_home};
-use longshore_tests::process::fifo;
+use longshore_tests::process::{fifo, foreign_descendants};
+use longshore_tests::wait::eventually;
 use nix::sys::signal::Signal;
 use tonic::Code;
 
@@ -131,6 +132,22 @@ async fn bbw_18() -> Result<()> {
     let subjects: Vec<_> = failure.violations.into_iter().map(|one| (one.r#type, one.subject)).collect();
     ensure!(subjects == [("MISSING".to_owned(), format!("blobs/{lost}"))], "{subjects:?}");
     Ok(())
+}
+
+// What nobody wants any more is killed, and its slot is there for others.
+#[tokio::test]
+async fn a_task_that_is_taken_back_takes_its_processes_with_it() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.scheduler.set_interval(Duration::from_millis(20));
+    let built = TestAction::shell("sleep 1000 & exec sleep 1000").build(DigestFunction::Sha256);
+    cluster.client.upload(&built.blobs).await?;
+    cluster.scheduler.submit(desired_state::Executing { action: None, ..task(&built.digest) });
+    let pid = cluster.worker.pid();
+    eventually("it runs", || Ok(foreign_descendants(pid)?.iter().any(|name| name == "sleep"))).await?;
+    cluster.scheduler.take_back(&built.digest.hash_hex());
+    // By itself it would end much later than this is waited for.
+    eventually("nothing is left of it", || Ok(foreign_descendants(pid)?.is_empty())).await?;
+    no_mistakes(&cluster.scheduler)
 }
 
 // Asked to stop, the worker ends what runs, reports it, and goes.

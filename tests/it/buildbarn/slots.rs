@@ -4,8 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use futures::future::try_join;
+use longshore_cas_store::digest::Digest;
 use longshore_proto::remoteworker::current_state::executing::ExecutionState;
-use longshore_proto::remoteworker::{SynchronizeRequest, current_state};
+use longshore_proto::remoteworker::operation_queue_client::OperationQueueClient;
+use longshore_proto::remoteworker::{CurrentState, SynchronizeRequest, current_state};
 use longshore_proto::{protobuf, reapi, rpc};
 use longshore_tests::fake_buildbarn::{Ended, Failing, FakeBuildbarn, Heard};
 use longshore_worker::action::{Phase, Progress};
@@ -42,6 +46,7 @@ async fn bbw_01() -> Result<()> {
     }
     source.drain();
     source.close().await;
+    scheduler.is_deserted().await?;
     let names: HashSet<_> = scheduler.heard().iter().map(|heard| sorted(&heard.request)).collect();
     ensure!(names.len() == 3 && names.iter().all(|name| !name.is_empty()), "{names:?}");
     scheduler.restart();
@@ -52,6 +57,29 @@ async fn bbw_01() -> Result<()> {
     let again: HashSet<_> = scheduler.heard().iter().map(|heard| sorted(&heard.request)).collect();
     ensure!(again == names, "the names after a restart: {again:?}");
     no_mistakes(&scheduler)
+}
+
+// The fake has to see a slot that makes two calls at once.
+#[tokio::test]
+async fn bbw_01_canary() -> Result<()> {
+    let scheduler = FakeBuildbarn::start().await?;
+    let idle = current_state::WorkerState::Idle(protobuf::Empty {});
+    let request = SynchronizeRequest {
+        worker_id: [("slot".to_owned(), "0".to_owned())].into(),
+        current_state: Some(CurrentState { worker_state: Some(idle) }),
+        ..Default::default()
+    };
+    let mut client = OperationQueueClient::connect(scheduler.uri().replace("grpc:", "http:")).await?;
+    let waiting = tokio::spawn({
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.synchronize(request).await }
+    });
+    scheduler.hears(|heard| heard.len() == 1).await?;
+    let refused = client.synchronize(request).await.err().context("two calls at once")?;
+    waiting.abort();
+    ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
+    ensure!(scheduler.mistakes().len() == 1, "{:?}", scheduler.mistakes());
+    Ok(())
 }
 
 fn sorted(request: &SynchronizeRequest) -> Vec<(String, String)> {
@@ -83,7 +111,21 @@ async fn bbw_05() -> Result<()> {
     scheduler.hears(|heard| !heard.is_empty()).await?;
     let first = scheduler.heard()[0].clone();
     ensure!(is_idle(&first) && !first.request.prefer_being_idle);
-    let deadline = first.deadline.context("no deadline")?;
+    ensure!(deadline_s(&first)? > 120, "{:?}", first.deadline);
+    // Sent away with nothing, it comes back and waits again.
+    scheduler.let_go();
+    scheduler.hears(|heard| heard.len() == 2).await?;
+    let second = scheduler.heard().pop().context("no call")?;
+    ensure!(is_idle(&second) && !second.request.prefer_being_idle);
+    scheduler.submit(task(&action(1)));
+    ensure!(next(&source).await?.action_digest == action(1));
+    source.close().await;
+    no_mistakes(&scheduler)
+}
+
+/// How long the slot that made a call waits for its answer, in whole seconds.
+fn deadline_s(heard: &Heard) -> Result<u64> {
+    let deadline = heard.deadline.as_deref().context("no deadline")?;
     let (number, unit) = deadline.split_at(deadline.len() - 1);
     let per_second = match unit {
         "S" => 1,
@@ -92,26 +134,30 @@ async fn bbw_05() -> Result<()> {
         "n" => 1_000_000_000,
         unit => anyhow::bail!("{unit}"),
     };
-    ensure!(number.parse::<u64>()? / per_second > 120, "{deadline}");
-    scheduler.submit(task(&action(1)));
-    ensure!(next(&source).await?.action_digest == action(1));
-    source.close().await;
-    no_mistakes(&scheduler)
+    Ok(number.parse::<u64>()? / per_second)
 }
 
-/// A slot that drains prefers being idle, and takes what it was given all the same.
+/// A slot that drains prefers being idle, and takes what it was given all the same: in the answer to the call that it
+/// gave up for saying so, which the scheduler has not noticed when the next one comes.
 #[tokio::test]
 async fn bbw_06() -> Result<()> {
     let scheduler = FakeBuildbarn::start().await?;
+    scheduler.fail([
+        Failing::Unanswered,
+        Failing::Refused(Status::resource_exhausted("already synchronizing")),
+        Failing::Lost(Status::unavailable("lost")),
+    ]);
+    scheduler.submit(task(&action(1)));
     let source = join(&scheduler, 1)?;
-    scheduler.hears(|heard| !heard.is_empty()).await?;
-    // The answer that gives the task is lost: the scheduler believes that it runs.
-    scheduler.fail([Failing::Lost(Status::unavailable("lost"))]);
+    scheduler.gives(&action(1).hash_hex()).await?;
     source.drain();
-    ensure!(source.next().await.is_none(), "nothing was given");
+    let assignment = next(&source).await?;
+    let calls: Vec<_> = scheduler.heard().into_iter().filter(is_idle).collect();
+    ensure!(calls.len() > 3 && calls[1..].iter().all(|heard| heard.request.prefer_being_idle), "{calls:?}");
+    source.complete(assignment.operation, response("done")).await;
+    ensure!(response_of(&scheduler, &action(1)).await?.message == "done");
+    ensure!(source.next().await.is_none(), "more was taken");
     source.close().await;
-    let last = scheduler.heard().pop().context("no call")?;
-    ensure!(is_idle(&last) && last.request.prefer_being_idle);
     no_mistakes(&scheduler)
 }
 
@@ -157,6 +203,10 @@ async fn bbw_08() -> Result<()> {
             .hears(|heard| heard.iter().any(|heard| told(&heard.request).as_ref() == Some(&state)))
             .await?;
     }
+    // Only a call that waits for work may take long: the scheduler drops a slot that is silent for a minute.
+    for heard in scheduler.heard().iter().filter(|heard| !is_idle(heard)) {
+        ensure!(deadline_s(heard)? < 60, "{heard:?}");
+    }
     scheduler.set_interval(Duration::from_millis(20));
     assignment.progress.send_replace(Progress { phase: Phase::Running, ..Progress::default() });
     let calls = scheduler.heard().len();
@@ -173,6 +223,7 @@ async fn bbw_09() -> Result<()> {
     let source = join(&scheduler, 1)?;
     scheduler.hears(|heard| !heard.is_empty()).await?;
     source.close().await;
+    scheduler.is_deserted().await?;
     // Given out, and the answer is lost.
     scheduler.fail([Failing::Lost(Status::unavailable("lost"))]);
     let source = join(&scheduler, 1)?;
@@ -206,7 +257,38 @@ async fn bbw_10() -> Result<()> {
         scheduler.fail([failing]);
         source.complete(assignment.operation, response("done")).await;
         ensure!(response_of(&scheduler, &action(number)).await?.message == "done");
+        let reports = reports_of(&scheduler, &action(number));
+        ensure!(reports.len() == 2 && reports[0] == reports[1], "{reports:?}");
     }
+    source.close().await;
+    no_mistakes(&scheduler)
+}
+
+/// What slots have reported of that action.
+fn reports_of(scheduler: &FakeBuildbarn, action: &Digest) -> Vec<SynchronizeRequest> {
+    let is_report = |request: &SynchronizeRequest| {
+        let state = request.current_state.as_ref().and_then(|state| state.worker_state.as_ref());
+        matches!(state, Some(current_state::WorkerState::Executing(executing))
+            if executing.action_digest == Some(action.to_wire())
+                && matches!(executing.execution_state, Some(ExecutionState::Completed(_))))
+    };
+    let requests = scheduler.heard().into_iter().map(|heard| heard.request);
+    requests.filter(is_report).collect()
+}
+
+/// A result that the scheduler cannot read would be reported for ever: it is told that it is too large.
+#[tokio::test]
+async fn bbw_10_of_a_result_that_is_too_large() -> Result<()> {
+    let scheduler = FakeBuildbarn::start().await?;
+    let source = join(&scheduler, 1)?;
+    scheduler.submit(task(&action(1)));
+    let assignment = next(&source).await?;
+    let complete = source.complete(assignment.operation, response(&"x".repeat(5 << 20)));
+    // A report that is never taken completes nothing: it is the scheduler that loses its patience.
+    let digest = action(1);
+    let (found, ()) = try_join(response_of(&scheduler, &digest), complete.map(Ok)).await?;
+    let status = found.status.context("no status")?;
+    ensure!(status.code == i32::from(Code::ResourceExhausted), "{status:?}");
     source.close().await;
     no_mistakes(&scheduler)
 }
@@ -272,10 +354,16 @@ async fn bbw_20() -> Result<()> {
     scheduler.submit(task(&action(1)));
     let assignment = next(&source).await?;
     source.drain();
+    // The other slot says so and is gone: what fails now is the report.
+    scheduler
+        .hears(|heard| heard.iter().any(|heard| is_idle(heard) && heard.request.prefer_being_idle))
+        .await?;
     scheduler.submit(task(&action(2)));
     scheduler.fail([Failing::Refused(Status::unavailable("not now"))]);
     source.complete(assignment.operation, response("done")).await;
     ensure!(response_of(&scheduler, &action(1)).await?.message == "done");
+    let reports = reports_of(&scheduler, &action(1));
+    ensure!(reports.len() == 2 && reports.iter().all(|report| report.prefer_being_idle), "{reports:?}");
     ensure!(source.next().await.is_none(), "more was taken");
     source.close().await;
     no_mistakes(&scheduler)

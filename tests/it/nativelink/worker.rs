@@ -255,6 +255,32 @@ async fn a_worker_that_is_asked_to_stop_delivers_and_leaves() -> Result<()> {
     no_mistakes(&scheduler)
 }
 
+// While somebody else's action is waited for, nobody answers to what a scheduler would start here.
+#[tokio::test]
+async fn a_scheduler_with_nothing_left_here_is_left_before_the_others() -> Result<()> {
+    let (busy, idle) = (FakeNativeLink::start().await?, FakeNativeLink::start().await?);
+    let cas = FakeCas::start().await?;
+    let other = config(&idle, &cas);
+    let other = other.split_once("[[scheduler]]").context("a scheduler")?.1;
+    let worker = Longshore::work(&format!("{}[[scheduler]]{other}", config(&busy, &cas)), None).await?;
+    let cluster = Cluster { scheduler: busy, cas, worker };
+    let path = cluster.worker.home().path().join("gate");
+    fifo(&path)?;
+    cluster.submit("a", &TestAction::shell(&format!("read word < '{}'; echo $word", path.display())));
+    cluster.runs("sh").await?;
+    idle.registered(1).await;
+    cluster.worker.signal(Signal::SIGTERM)?;
+    idle.deserted().await;
+    assert!(matches!(idle.heard().last(), Some((_, Heard::GoingAwayRequest(_)))));
+    assert!(cluster.scheduler.has_worker(), "its action still runs");
+    open(&path, "last").await?;
+    assert_eq!(code(&cluster.response("a").await?), Code::Ok);
+    let Cluster { scheduler, worker, .. } = cluster;
+    ensure!(worker.ended().await?.success());
+    no_mistakes(&idle)?;
+    no_mistakes(&scheduler)
+}
+
 // Whoever is in a hurry gives what runs back: it is no failure of the action.
 #[tokio::test]
 async fn a_worker_that_is_asked_twice_gives_its_actions_back() -> Result<()> {

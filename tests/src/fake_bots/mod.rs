@@ -12,8 +12,10 @@ mod service;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use longshore_cas_store::digest::DigestFunction;
 use longshore_proto::bots::bots_server::BotsServer;
 use longshore_proto::{Message as _, bots, protobuf, reapi};
 use tokio::net::TcpListener;
@@ -28,6 +30,9 @@ use model::Model;
 pub const ACTION_URL: &str = "type.googleapis.com/build.bazel.remote.execution.v2.Action";
 /// The type URL of a Digest in a lease.
 pub const DIGEST_URL: &str = "type.googleapis.com/build.bazel.remote.execution.v2.Digest";
+
+/// How long whatever is waited for may take; commands of tests that are to be killed take longer.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Who says first that a lease is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub enum Fault {
     Silence,
     /// It is answered with a reply from before what it says.
     Stale,
+    /// It crosses leases that are given to the bot, whatever it says.
+    Crossed,
 }
 
 /// A call that was made.
@@ -85,6 +92,7 @@ struct Inner {
     calls: Vec<Call>,
     faults: VecDeque<Fault>,
     mistakes: Vec<String>,
+    function: DigestFunction,
 }
 
 impl FakeBots {
@@ -109,6 +117,7 @@ impl FakeBots {
             calls: Vec::new(),
             faults: VecDeque::new(),
             mistakes: Vec::new(),
+            function: DigestFunction::Sha256,
         };
         let state =
             State { inner: Mutex::new(inner), changed: watch::Sender::new(0), woken: watch::Sender::new(0) };
@@ -134,6 +143,11 @@ impl FakeBots {
         let payload = protobuf::Any { type_url: type_url.to_owned(), value };
         self.state.change(|inner| inner.model.submit(id, payload));
         self.state.wake();
+    }
+
+    /// What its clients make digests with; it names them beside the leases.
+    pub fn set_function(&self, function: DigestFunction) {
+        self.state.change(|inner| inner.function = function);
     }
 
     /// The client of a lease does not want it any more. Polls that wait go on waiting.
@@ -195,13 +209,17 @@ impl FakeBots {
     }
 
     async fn when<T>(&self, found: impl Fn(&Inner) -> Option<T>) -> T {
-        let mut changed = self.state.changed.subscribe();
-        loop {
-            if let Some(found) = found(&self.state.lock()) {
-                return found;
+        let found = async {
+            let mut changed = self.state.changed.subscribe();
+            loop {
+                if let Some(found) = found(&self.state.lock()) {
+                    return found;
+                }
+                changed.changed().await.expect("the state outlives this");
             }
-            changed.changed().await.expect("the state outlives this");
-        }
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        found.unwrap_or_else(|_| panic!("what is waited for has not come in {PATIENCE:?}"))
     }
 }
 

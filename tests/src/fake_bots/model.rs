@@ -126,6 +126,14 @@ impl Model {
         Ok(())
     }
 
+    /// Gives what is queued, whatever the bot has to say to that.
+    pub(super) fn give(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| job.stage == Stage::Queued) {
+            job.stage = Stage::Leased(LeaseState::Active);
+        }
+        self.changed();
+    }
+
     /// Gives or offers what is queued, as far as the bot has room; whether it was anything.
     pub(super) fn assign(&mut self, session: &bots::BotSession) -> bool {
         let leased = self.jobs.values().filter(|job| matches!(job.stage, Stage::Leased(_))).count();

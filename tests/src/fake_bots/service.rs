@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use longshore_proto::bots::bots_server::Bots;
 use longshore_proto::bots::{self, LeaseState};
+use longshore_proto::{Message as _, reapi};
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::{Call, Fault, Inner, State};
 
@@ -15,6 +16,9 @@ use super::{Call, Fault, Inner, State};
 const KEEPALIVE: Duration = Duration::from_mins(1);
 /// A poll that would wait for less does not wait.
 const WAIT_MIN: Duration = Duration::from_secs(3);
+
+/// What it says of leases beside them.
+const LEASES_TRAILER: &str = "executeoperationmetadata-bin";
 
 #[derive(Clone, Debug)]
 pub(super) struct Service(pub(super) Arc<State>);
@@ -62,6 +66,7 @@ impl Service {
             Some(Fault::Lose(status)) => return Err(status),
             Some(Fault::Silence) => std::future::pending().await,
             Some(Fault::Stale) => return Ok(Response::new(before)),
+            Some(Fault::Crossed) => state.change(|inner| inner.model.give()),
             Some(Fault::Refuse(_)) | None => {}
         }
         let wait = deadline.min(KEEPALIVE) * 4 / 5;
@@ -77,7 +82,7 @@ impl Service {
                 () = tokio::time::sleep_until(until) => is_answered = true,
             }
         }
-        Ok(Response::new(state.lock().model.reply(&call.session)))
+        Ok(state.lock().answer(&call))
     }
 }
 
@@ -95,6 +100,18 @@ impl Inner {
         }
         is_new |= model.assign(session);
         Ok((before, is_new || !model.has_room(session)))
+    }
+
+    fn answer(&self, call: &Call) -> Response<bots::BotSession> {
+        let reply = self.model.reply(&call.session);
+        let mut metadata = MetadataMap::new();
+        for payload in reply.leases.iter().filter_map(|lease| lease.payload.as_ref()) {
+            let digest = self.function.digest(&payload.value).to_wire();
+            let named = reapi::ExecuteOperationMetadata { action_digest: Some(digest), ..Default::default() };
+            metadata.append_bin(LEASES_TRAILER, MetadataValue::from_bytes(&named.encode_to_vec()));
+        }
+        // To the bot it is one whether this is said before or after the reply.
+        Response::from_parts(metadata, reply, Extensions::new())
     }
 
     /// Notes what a bot must not do.

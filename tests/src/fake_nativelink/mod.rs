@@ -10,6 +10,7 @@ mod service;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use longshore_cas_store::digest::Digest;
@@ -25,6 +26,8 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::transport::server::TcpIncoming;
 
+/// How long whatever is waited for may take; commands of tests that are to be killed take longer.
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Attempts at an operation whose workers fail.
 const ATTEMPTS_MAX: u32 = 4;
 
@@ -260,14 +263,18 @@ impl State {
     }
 
     async fn until<T>(&self, look: impl Fn(&Inner) -> Option<T>) -> T {
-        let mut changed = self.changed.subscribe();
-        loop {
-            let seen = look(&self.lock());
-            if let Some(seen) = seen {
-                return seen;
+        let seen = async {
+            let mut changed = self.changed.subscribe();
+            loop {
+                let seen = look(&self.lock());
+                if let Some(seen) = seen {
+                    return seen;
+                }
+                changed.changed().await.expect("the state outlives this");
             }
-            changed.changed().await.expect("the state outlives this");
-        }
+        };
+        let seen = tokio::time::timeout(PATIENCE, seen).await;
+        seen.unwrap_or_else(|_| panic!("what is waited for has not come in {PATIENCE:?}"))
     }
 }
 

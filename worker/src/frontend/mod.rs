@@ -5,6 +5,7 @@ pub mod buildbarn;
 pub mod embedded;
 pub mod nativelink;
 mod pump;
+mod reports;
 
 use std::sync::Arc;
 

@@ -102,6 +102,21 @@ mod tests {
         }
     }
 
+    // RWB-10: what the server names beside its leases is how an Action's digest is known.
+    #[test]
+    fn digests_are_read_and_what_is_none_is_passed_over() {
+        let digests = ["a", "b"].map(|hash| reapi::Digest { hash: hash.to_owned(), size_bytes: 1 });
+        let mut trailers = MetadataMap::new();
+        for digest in &digests {
+            let named =
+                reapi::ExecuteOperationMetadata { action_digest: Some(digest.clone()), ..Default::default() };
+            trailers.append_bin(LEASES_TRAILER, MetadataValue::from_bytes(&named.encode_to_vec()));
+        }
+        trailers.append_bin(LEASES_TRAILER, MetadataValue::from_bytes(b"\xff"));
+        trailers.append_bin(LEASES_TRAILER, MetadataValue::from_bytes(b""));
+        assert_eq!(digests_in(&trailers), digests);
+    }
+
     // Servers refuse a call whose headers are too large: a full worker must not stop being heard.
     #[test]
     fn progress_is_bounded() {

@@ -68,7 +68,7 @@ impl Driver {
         loop {
             self.news.mark_unchanged();
             let (call, is_over) = {
-                let session = &self.shared.state.lock().session;
+                let session = &mut self.shared.state.lock().session;
                 (session.call(), session.is_leaving() && !session.is_open())
             };
             if is_over {
@@ -79,9 +79,11 @@ impl Driver {
             match self.make(&call).await {
                 None => {}
                 Some(Ok(reply)) => {
-                    let is_last = call.is_leaving() && self.shared.closing.is_cancelled();
+                    let is_closing = call.is_leaving() && self.shared.closing.is_cancelled();
                     let is_news = self.answered(&call, reply);
-                    if is_last {
+                    // The reply may have brought a lease that was given before the server knew that the bot leaves: it
+                    // is given back, or it would be missed only with the whole session.
+                    if is_closing && !self.shared.state.lock().session.has_results() {
                         return;
                     }
                     if !is_news {
@@ -101,8 +103,9 @@ impl Driver {
         };
         let exchange = exchange(&self.shared, request, call.is_first());
         let overtaken = async {
-            if call.is_first() {
-                // A session that was opened unheard would hold leases that nobody runs.
+            // A session that was opened unheard would hold leases that nobody runs. And where there are more results
+            // than there is room for, another call has none for what is new.
+            if call.is_first() || call.is_full {
                 std::future::pending::<()>().await;
             }
             let patience = call.has_results().then(|| self.shared.clock.sleep(RESULTS_CALL_TIME_MIN));

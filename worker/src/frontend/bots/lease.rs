@@ -1,12 +1,14 @@
 //! Leases as they are on the wire: what is asked for in them, and how a result is packed.
 
+use std::time::Duration;
+
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::bots::{self, LeaseState};
-use longshore_proto::error_details::{Detail as _, RetryInfo};
 use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use tonic::Code;
 
 use super::session::Report;
+use crate::frontend::reports::{fitting, retry_delay, retry_pause};
 use crate::status::Failure;
 
 const ACTION: &str = "build.bazel.remote.execution.v2.Action";
@@ -59,11 +61,12 @@ fn digest_of(bytes: &[u8], known: &[reapi::Digest]) -> Digest {
 
 /// What is reported of an execution.
 pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
+    let response = fitting(response);
     let status = response.status.unwrap_or_default();
     let status = match (Code::from(status.code), &response.result) {
         (Code::Ok, None) => Failure::internal("the execution ended without a result").to_rpc(),
         // This worker is full for a while; another one may not be.
-        (Code::ResourceExhausted, _) if asks_for_retry(&status) => {
+        (Code::ResourceExhausted, _) if retry_delay(&status).is_some() => {
             rpc::Status { code: Code::Unavailable.into(), ..status }
         }
         _ => status,
@@ -75,13 +78,15 @@ pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
     };
     let may_be_retried = RETRIED.contains(&code);
     let result = response.result.filter(|_| !may_be_retried).map(pack);
+    // This bot may be the next one that is tried.
+    let pause = if may_be_retried { retry_pause(&status) } else { Duration::ZERO };
     let lease = bots::Lease {
         state: LeaseState::Completed.into(),
         status: Some(status),
         result,
         ..Default::default()
     };
-    Report { lease, may_be_retried }
+    Report { lease, may_be_retried, pause }
 }
 
 /// What is reported of a lease that is not run.
@@ -89,14 +94,8 @@ pub(super) fn refusal(failure: &Failure) -> Report {
     report(reapi::ExecuteResponse { status: Some(failure.to_rpc()), ..Default::default() })
 }
 
-fn asks_for_retry(status: &rpc::Status) -> bool {
-    status.details.iter().any(|detail| RetryInfo::from_any(detail).is_some())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn lease(type_name: &str, value: Vec<u8>) -> bots::Lease {
@@ -175,12 +174,23 @@ mod tests {
             (Code::Unavailable, true),
         ] {
             let report = outcome(code, true);
+            let is_held_back = !report.pause.is_zero();
             assert_eq!(
-                (report.may_be_retried, report.lease.result.is_none()),
-                (may_be_retried, may_be_retried)
+                [report.may_be_retried, report.lease.result.is_none(), is_held_back],
+                [may_be_retried; 3]
             );
             assert_eq!(report.lease.state(), LeaseState::Completed);
         }
+    }
+
+    // A server that cannot read a call would never hear of this bot again.
+    #[test]
+    fn a_result_that_does_not_fit_is_an_error() {
+        let stdout_raw = vec![0; 5 << 20];
+        let result = reapi::ActionResult { stdout_raw, ..Default::default() };
+        let report = report(reapi::ExecuteResponse { result: Some(result), ..Default::default() });
+        assert_eq!(report.lease.status.as_ref().unwrap().code, Code::ResourceExhausted as i32);
+        assert!(report.lease.encoded_len() < 10_000 && !report.may_be_retried);
     }
 
     // The client could do nothing about a worker that is full; another worker can.

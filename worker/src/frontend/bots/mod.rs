@@ -137,9 +137,13 @@ impl WorkSource for Bots {
 
     fn complete(&self, operation: String, response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            let report = lease::report(response);
+            if !report.pause.is_zero() {
+                self.shared.closing.run_until_cancelled(self.shared.clock.sleep(report.pause)).await;
+            }
             let acknowledged = {
                 let mut state = self.shared.state.lock();
-                if !state.session.complete(&operation, lease::report(response)) {
+                if !state.session.complete(&operation, report) {
                     return;
                 }
                 let Some(running) = state.running.get_mut(&operation) else { return };

@@ -2,14 +2,22 @@
 //!
 //! The protocol is a comparison of lists. Each call lists every lease that is held, each reply every lease that the
 //! server holds for this bot; what is missing in a reply is gone. Which calls were made, and which were lost, does not
-//! matter: every call says everything.
+//! matter: every call says everything. Only results that are too many for a message take turns: until one has its turn,
+//! its lease is listed as if it ran.
 //!
 //! Invariants: a lease is held until it is gone or its result is acknowledged; a result, once there, does not change;
 //! an id that comes back after that is another attempt, and has another name here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use longshore_proto::Message as _;
 use longshore_proto::bots::{self, BotStatus, LeaseState};
+
+use crate::frontend::reports::RESPONSE_BYTES_MAX;
+
+/// Results in one call, in bytes: as large as one alone may be.
+const RESULTS_BYTES_MAX: usize = RESPONSE_BYTES_MAX;
 
 /// A result as it is reported, until the server has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +26,8 @@ pub(super) struct Report {
     pub(super) lease: bots::Lease,
     /// Whether the server may give the same lease out again after this result.
     pub(super) may_be_retried: bool,
+    /// How long to hold it back.
+    pub(super) pause: Duration,
 }
 
 /// A lease that is held.
@@ -38,6 +48,8 @@ pub(super) struct Call {
     reported: BTreeSet<String>,
     /// What runs: each lease's id and its operation.
     pub(super) running: Vec<(String, String)>,
+    /// Whether there are results that it has no room for.
+    pub(super) is_full: bool,
 }
 
 impl Call {
@@ -86,6 +98,8 @@ pub(super) struct Session {
     name: String,
     version: String,
     held: BTreeMap<String, Held>,
+    /// The lease whose result is the first one for the next call; those before it come last.
+    turn: String,
     is_leaving: bool,
     attempts: u64,
 }
@@ -98,6 +112,7 @@ impl Session {
             name: String::new(),
             version: String::new(),
             held: BTreeMap::new(),
+            turn: String::new(),
             is_leaving: false,
             attempts: 0,
         }
@@ -118,12 +133,18 @@ impl Session {
         self.is_leaving = true;
     }
 
+    /// Whether there are results that the server is not known to have.
+    pub(super) fn has_results(&self) -> bool {
+        self.held.values().any(|held| held.report.is_some())
+    }
+
     /// Everything that there is to say now.
-    pub(super) fn call(&self) -> Call {
+    pub(super) fn call(&mut self) -> Call {
         let status = if self.is_leaving { BotStatus::BotTerminating } else { BotStatus::Ok };
+        let (reported, next) = self.results();
         let leases = self.held.iter().map(|(id, held)| match &held.report {
-            Some(report) => bots::Lease { id: id.clone(), ..report.lease.clone() },
-            None => bots::Lease { id: id.clone(), state: LeaseState::Active.into(), ..Default::default() },
+            Some(report) if reported.contains(id) => bots::Lease { id: id.clone(), ..report.lease.clone() },
+            _ => bots::Lease { id: id.clone(), state: LeaseState::Active.into(), ..Default::default() },
         });
         let message = bots::BotSession {
             name: self.name.clone(),
@@ -134,15 +155,29 @@ impl Session {
             version: self.version.clone(),
             ..Default::default()
         };
-        let mut call = Call { message, reported: BTreeSet::new(), running: Vec::new() };
-        for (id, held) in &self.held {
-            if held.report.is_some() {
-                call.reported.insert(id.clone());
-            } else {
-                call.running.push((id.clone(), held.operation.clone()));
+        let running = self.held.iter().filter(|(_, held)| held.report.is_none());
+        let running = running.map(|(id, held)| (id.clone(), held.operation.clone())).collect();
+        let is_full = next.is_some();
+        self.turn = next.unwrap_or_default();
+        Call { message, reported, running, is_full }
+    }
+
+    /// The leases whose results are in the next call, and the first one for which there is no room.
+    fn results(&self) -> (BTreeSet<String>, Option<String>) {
+        let mut left_bytes = RESULTS_BYTES_MAX;
+        let mut reported = BTreeSet::new();
+        let in_turn = self.held.range(self.turn.clone()..).chain(self.held.range(..self.turn.clone()));
+        for (id, held) in in_turn {
+            let Some(report) = &held.report else { continue };
+            match left_bytes.checked_sub(report.lease.encoded_len()) {
+                Some(left) => left_bytes = left,
+                // Each has been made to fit by itself.
+                None if reported.is_empty() => left_bytes = 0,
+                None => return (reported, Some(id.clone())),
             }
+            reported.insert(id.clone());
         }
-        call
+        (reported, None)
     }
 
     /// The server has answered `call`.

@@ -1,5 +1,6 @@
 //! The calls of one slot, one at a time, for as long as the worker is there.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use longshore_proto::remoteworker::{SynchronizeRequest, SynchronizeResponse, des
 use longshore_proto::{reapi, time};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{ConnectError, Status};
 
 use super::slot::{Order, Slot};
 use super::{Report, Shared, task};
@@ -24,8 +25,12 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(20);
 pub(super) const WAIT_MAX: Duration = Duration::from_mins(2);
 /// How long a call may take that does.
 const IDLE_CALL_TIME_MAX: Duration = Duration::from_mins(3);
-/// How long a slot that executes is silent at most, whatever the clocks of the two machines say.
+/// How long a slot that executes is silent at most, whatever the clocks of the two machines say. Schedulers ask for the
+/// same: that an action is wanted no more is heard with the next call, and hearing it sooner would cost a call a slot
+/// every few seconds, at a scheduler that has one lock for all.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a slot that executes and has no news is silent at least.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
 /// How long after the announced time the scheduler forgets a slot that is silent.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 /// Between attempts, when calls fail.
@@ -57,8 +62,11 @@ struct Work {
     running: Option<Running>,
     /// Dropped when the scheduler has the result.
     delivered: Option<oneshot::Sender<()>>,
-    /// When to call again at the latest.
+    /// When to call again at the latest; nothing before the first answer.
     next: Option<SystemTime>,
+    /// When a call that waits for work was given up, or failed, if no other has succeeded since: the scheduler may have
+    /// given a task in its answer, and count on this slot.
+    in_doubt: Option<SystemTime>,
 }
 
 impl Driver {
@@ -76,20 +84,20 @@ impl Driver {
         loop {
             let is_draining = draining.is_cancelled();
             let mut request = self.identity.clone();
-            work.slot.fill(&mut request, !is_draining);
-            let call = self.call(request);
-            let outcome = if work.slot.is_idle() && !is_draining {
-                // The call waits for work; who drains says so at once, by the next one.
-                match draining.run_until_cancelled(call).await {
-                    Some(outcome) => outcome,
-                    None => continue,
-                }
-            } else {
-                call.await
-            };
+            // Who is in doubt asks for what was given, which comes at once, before waiting for work again.
+            work.slot.fill(&mut request, !is_draining && work.in_doubt.is_none());
+            let waits = work.slot.is_idle() && !request.prefer_being_idle;
+            let call = self.call(request, if waits { IDLE_CALL_TIME_MAX } else { CALL_TIME_MAX });
+            // Who drains while waiting for work says so at once, by the next call.
+            let outcome = if waits { draining.run_until_cancelled(call).await } else { Some(call.await) };
+            if waits && outcome.as_ref().is_none_or(may_have_been_heard) {
+                work.in_doubt = Some(self.clock.now());
+            }
+            let Some(outcome) = outcome else { continue };
             match outcome {
                 Ok(answer) => {
                     backoff.succeeded();
+                    work.in_doubt = None;
                     self.follow(work, answer);
                     if is_draining && work.slot.is_idle() {
                         return;
@@ -99,7 +107,7 @@ impl Driver {
                 Err(status) => {
                     let origin = self.link.origin();
                     tracing::warn!(code = ?status.code(), "{origin}: Synchronize: {}", status.message());
-                    if is_draining && (work.slot.is_idle() || self.is_forgotten(work)) {
+                    if is_draining && self.is_forgotten(work) {
                         return;
                     }
                     tokio::select! {
@@ -111,17 +119,21 @@ impl Driver {
         }
     }
 
-    async fn call(&self, request: SynchronizeRequest) -> Result<SynchronizeResponse, Status> {
-        let waits = !request.prefer_being_idle;
+    async fn call(
+        &self,
+        request: SynchronizeRequest,
+        time_max: Duration,
+    ) -> Result<SynchronizeResponse, Status> {
         let mut request = self.link.request(request).await?;
-        request.set_timeout(if waits { IDLE_CALL_TIME_MAX } else { CALL_TIME_MAX });
+        request.set_timeout(time_max);
         let mut client = OperationQueueClient::new(self.link.channel()).max_decoding_message_size(usize::MAX);
         Ok(client.synchronize(request).await?.into_inner())
     }
 
     fn follow(&self, work: &mut Work, answer: SynchronizeResponse) {
-        work.next = answer.next_synchronization_at.as_ref().and_then(time::from_timestamp);
         let order = work.slot.answered(answer.desired_state);
+        let announced = answer.next_synchronization_at.as_ref().and_then(time::from_timestamp);
+        work.next = Some(next_call(announced, self.clock.now(), work.slot.is_idle()));
         if order != Order::GoOn {
             // A result that was reported has been taken; a task that runs is wanted no more.
             work.delivered = None;
@@ -170,18 +182,33 @@ impl Driver {
             if is_idle { self.shared.draining.cancelled().await } else { pending().await }
         };
         tokio::select! {
-            () = self.clock.sleep(until_next.unwrap_or_default().min(SILENCE_MAX)) => {}
+            () = self.clock.sleep(until_next.unwrap_or_default()) => {}
             () = drained => {}
             () = work.news() => {}
         }
     }
 
-    /// Whether the scheduler has given up this slot, and what it would report is for nobody.
+    /// Whether the scheduler does not count on this slot, or has given it up: what it would report is for nobody.
     fn is_forgotten(&self, work: &Work) -> bool {
-        let next = work.next.unwrap_or(SystemTime::UNIX_EPOCH);
-        work.running.is_none()
-            && self.clock.now().duration_since(next).is_ok_and(|late| late > FORGOTTEN_AFTER)
+        let since = if work.slot.is_idle() { work.in_doubt } else { work.next };
+        let is_late =
+            |since| self.clock.now().duration_since(since).is_ok_and(|silence| silence > FORGOTTEN_AFTER);
+        work.running.is_none() && since.is_none_or(is_late)
     }
+}
+
+/// Whether the scheduler may know of a call: not if there was no connection to make it on.
+fn may_have_been_heard<T>(outcome: &Result<T, Status>) -> bool {
+    let Err(status) = outcome else { return true };
+    let mut causes = std::iter::successors(status.source(), |cause| (*cause).source());
+    causes.all(|cause| cause.downcast_ref::<ConnectError>().is_none())
+}
+
+/// When a slot without news calls again that the scheduler wants to hear of at `announced`.
+fn next_call(announced: Option<SystemTime>, now: SystemTime, is_idle: bool) -> SystemTime {
+    // The scheduler holds back what it answers to an idle slot; to one that executes it answers at once.
+    let first = now + if is_idle { Duration::ZERO } else { SILENCE_MIN };
+    announced.map_or(first, |at| at.clamp(first, now + SILENCE_MAX))
 }
 
 impl Work {
@@ -212,5 +239,44 @@ impl Work {
         };
         self.slot.complete(response);
         self.delivered = delivered;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::TlsOptions;
+    use crate::environment::MachineClock;
+    use crate::frontend::buildbarn::PINGS;
+
+    // Whoever drains need not wait for a scheduler that was never there.
+    #[tokio::test]
+    async fn a_call_without_a_connection_has_not_been_heard() {
+        let tls = TlsOptions::default();
+        let link = Link::open("grpc://127.0.0.1:1", &tls, None, PINGS, Arc::new(MachineClock)).unwrap();
+        let mut client = OperationQueueClient::new(link.channel());
+        let outcome = client.synchronize(SynchronizeRequest::default()).await;
+        assert!(outcome.is_err() && !may_have_been_heard(&outcome), "{outcome:?}");
+        for outcome in [Ok(()), Err(Status::unavailable("the connection is lost"))] {
+            assert!(may_have_been_heard(&outcome), "{outcome:?}");
+        }
+    }
+
+    // A scheduler whose clock is behind, or that names no time, must not be called without end.
+    #[test]
+    fn calls_are_neither_too_close_nor_too_far_apart_whatever_the_scheduler_says() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
+        let in_s = |seconds| Some(now + Duration::from_secs(seconds));
+        let cases = [
+            (in_s(7), 7, 7),
+            (in_s(3600), 10, 10),
+            (in_s(0), 1, 0),
+            (Some(SystemTime::UNIX_EPOCH), 1, 0),
+            (None, 1, 0),
+        ];
+        for (announced, executing_s, idle_s) in cases {
+            let calls = [false, true].map(|is_idle| next_call(announced, now, is_idle));
+            assert_eq!(calls.map(Some), [in_s(executing_s), in_s(idle_s)], "{announced:?}");
+        }
     }
 }

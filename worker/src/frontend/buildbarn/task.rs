@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Assignment, Inline, Progress};
+use crate::frontend::reports::fitting;
 use crate::status::Failure;
 
 /// What the scheduler wants to be run, as the worker takes it.
@@ -57,7 +58,7 @@ fn request_metadata(auxiliary: &[protobuf::Any]) -> reapi::RequestMetadata {
     found.and_then(decode).unwrap_or_default()
 }
 
-/// The result with what the scheduler wants in it.
+/// The result with what the scheduler wants in it, as a message carries it.
 pub(super) fn report(
     mut response: reapi::ExecuteResponse,
     task: &desired_state::Executing,
@@ -70,5 +71,5 @@ pub(super) fn report(
             }
         }
     }
-    response
+    fitting(response)
 }

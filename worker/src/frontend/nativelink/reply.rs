@@ -1,27 +1,18 @@
 //! A response as this scheduler understands it.
 //!
-//! It waits for ever for an operation whose response lacks a digest of a standard stream or one of the nine times, knows
-//! no `output_symlinks`, and reads no more than a message of gRPC's default size. What went wrong on the worker's side
-//! goes as an internal error, which the scheduler tries again, here or elsewhere.
+//! It waits for ever for an operation whose response lacks a digest of a standard stream or one of the nine times, and
+//! knows no `output_symlinks`. What went wrong on the worker's side goes as an internal error, which the scheduler tries
+//! again, here or elsewhere.
 
 use std::time::Duration;
 
 use longshore_cas_store::digest::{Digest, DigestFunction};
-use longshore_proto::error_details::{Detail as _, RetryInfo};
 use longshore_proto::nativelink::execute_result::Result as Outcome;
-use longshore_proto::{Message as _, protobuf, reapi, rpc, time};
+use longshore_proto::{protobuf, reapi, rpc, time};
 use tonic::Code;
 
+use crate::frontend::reports::{EXIT_CODE_NONE, fitting, retry_delay, retry_pause};
 use crate::status::Failure;
-
-/// The largest response that is sent: gRPC peers take 4 MiB by default, and the rest of the message needs room.
-const RESPONSE_BYTES_MAX: usize = (4 << 20) - (16 << 10);
-/// How long an internal error is held back: the scheduler sends the action again at once.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// The longest such pause that an error can ask for.
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
-/// The exit code of a result whose command was not run.
-const EXIT_CODE_NONE: i32 = -1;
 
 /// What the scheduler is told, and when.
 #[derive(Debug)]
@@ -35,22 +26,15 @@ pub(super) struct Reply {
 
 impl Reply {
     /// The reply to an action whose digests are of `function`.
-    pub(super) fn new(mut response: reapi::ExecuteResponse, function: DigestFunction) -> Self {
+    pub(super) fn new(response: reapi::ExecuteResponse, function: DigestFunction) -> Self {
         let status = response.status.clone().unwrap_or_default();
-        let retry_delay = retry_delay(&status);
-        if is_ours(&response, &status, retry_delay) {
-            let pause = retry_delay.unwrap_or(RETRY_PAUSE).min(RETRY_PAUSE_MAX);
+        if is_ours(&response, &status) {
+            // The scheduler sends the action again at once.
+            let pause = retry_pause(&status);
             return Self { outcome: internal_error(status), is_final: false, pause };
         }
-        let result = response.result.get_or_insert_with(Default::default);
-        fill(result, function);
-        let size_bytes = response.encoded_len();
-        if size_bytes > RESPONSE_BYTES_MAX {
-            let message =
-                format!("the result has {size_bytes} bytes, of which a message carries {RESPONSE_BYTES_MAX}");
-            let metadata = response.result.take().and_then(|result| result.execution_metadata);
-            response = failed(&Failure::new(Code::ResourceExhausted, message), function, metadata);
-        }
+        let mut response = fitting(response);
+        fill(response.result.get_or_insert_with(Default::default), function);
         Self { outcome: Outcome::ExecuteResponse(response), is_final: true, pause: Duration::ZERO }
     }
 }
@@ -63,7 +47,10 @@ pub(super) fn killed() -> Outcome {
 
 /// The answer to a request that makes no sense.
 pub(super) fn refused(failure: &Failure) -> Outcome {
-    Outcome::ExecuteResponse(failed(failure, DigestFunction::Sha256, None))
+    let mut result = reapi::ActionResult { exit_code: EXIT_CODE_NONE, ..Default::default() };
+    fill(&mut result, DigestFunction::Sha256);
+    let status = Some(failure.to_rpc());
+    Outcome::ExecuteResponse(reapi::ExecuteResponse { result: Some(result), status, ..Default::default() })
 }
 
 /// An action that goes back: the code is what makes the scheduler leave the worker alone while it has others to end.
@@ -72,25 +59,14 @@ pub(super) fn declined() -> Outcome {
     Outcome::InternalError(rpc::Status { code: Code::ResourceExhausted as i32, message, details: vec![] })
 }
 
-fn failed(
-    failure: &Failure,
-    function: DigestFunction,
-    metadata: Option<reapi::ExecutedActionMetadata>,
-) -> reapi::ExecuteResponse {
-    let mut result =
-        reapi::ActionResult { exit_code: EXIT_CODE_NONE, execution_metadata: metadata, ..Default::default() };
-    fill(&mut result, function);
-    reapi::ExecuteResponse { result: Some(result), status: Some(failure.to_rpc()), ..Default::default() }
-}
-
 /// Whether it went wrong on the worker's side, and another attempt can help.
-fn is_ours(response: &reapi::ExecuteResponse, status: &rpc::Status, retry_delay: Option<Duration>) -> bool {
+fn is_ours(response: &reapi::ExecuteResponse, status: &rpc::Status) -> bool {
     let metadata = response.result.as_ref().and_then(|result| result.execution_metadata.as_ref());
     let has_run = metadata.is_some_and(|metadata| metadata.execution_completed_timestamp.is_some());
     match Code::from(status.code) {
         Code::Unavailable | Code::Internal | Code::Aborted | Code::Unknown => true,
         // A command that used too much has ended; else it is the worker that has too little.
-        Code::ResourceExhausted => retry_delay.is_some() || !has_run,
+        Code::ResourceExhausted => retry_delay(status).is_some() || !has_run,
         _ => false,
     }
 }
@@ -101,11 +77,6 @@ fn internal_error(mut status: rpc::Status) -> Outcome {
         status.code = Code::Unavailable as i32;
     }
     Outcome::InternalError(status)
-}
-
-fn retry_delay(status: &rpc::Status) -> Option<Duration> {
-    let info = status.details.iter().find_map(RetryInfo::from_any)?;
-    time::from_duration(&info.retry_delay?)
 }
 
 /// Adds what the scheduler insists on.

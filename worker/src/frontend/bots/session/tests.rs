@@ -21,7 +21,7 @@ fn reply(leases: &[(&str, LeaseState)]) -> bots::BotSession {
 fn report(code: i32, may_be_retried: bool) -> Report {
     let status = Some(rpc::Status { code, ..Default::default() });
     let lease = bots::Lease { state: LeaseState::Completed.into(), status, ..Default::default() };
-    Report { lease, may_be_retried }
+    Report { lease, may_be_retried, pause: Duration::ZERO }
 }
 
 /// One exchange in which nothing changes on this side.
@@ -32,7 +32,7 @@ fn exchange(session: &mut Session, leases: &[(&str, LeaseState)]) -> Changes {
 
 /// The id and state of every lease that is sent.
 fn sent(session: &Session) -> Vec<(String, LeaseState)> {
-    session.call().message.leases.iter().map(|lease| (lease.id.clone(), lease.state())).collect()
+    session.clone().call().message.leases.iter().map(|lease| (lease.id.clone(), lease.state())).collect()
 }
 
 /// A session with one lease, `a`, that runs as that operation.
@@ -151,6 +151,37 @@ fn a_lease_that_comes_twice_in_a_reply_is_one() {
     let mut session = session();
     let changes = exchange(&mut session, &[("a", LeaseState::Active), ("a", LeaseState::Active)]);
     assert_eq!(changes.started.len(), 1);
+}
+
+// A server that cannot read a call hears nothing of this bot, however often it is made.
+#[test]
+fn results_that_are_too_many_for_a_call_take_turns() {
+    let mut session = session();
+    let leases = ["a", "b", "c", "d"].map(|id| (id, LeaseState::Active));
+    let started = exchange(&mut session, &leases).started;
+    for started in &started[..3] {
+        let mut large = report(0, false);
+        large.lease.status.as_mut().unwrap().message = "x".repeat(RESULTS_BYTES_MAX * 2 / 5);
+        assert!(session.complete(&started.operation, large));
+    }
+    let mut reported = Vec::new();
+    for _ in 0..4 {
+        let call = session.call();
+        assert!(call.message.encoded_len() < 4 << 20, "{}", call.message.encoded_len());
+        // Whatever has no turn is still held, or it would be taken for given back.
+        let ids: Vec<_> = call.message.leases.iter().map(|lease| lease.id.as_str()).collect();
+        assert_eq!((ids, call.is_full), (vec!["a", "b", "c", "d"], true));
+        reported.push(call.reported.iter().cloned().collect::<String>());
+    }
+    // Those that nobody answers to do not stand in the way of others.
+    assert_eq!(reported, ["ab", "ac", "bc", "ab"]);
+
+    // What is missing in a reply to a call is acknowledged if that call told of its result.
+    let call = session.call();
+    assert_eq!(session.answered(&call, reply(&[("b", LeaseState::Active)])).acknowledged.len(), 2);
+    let call = session.call();
+    assert!(!call.is_full);
+    assert_eq!(session.answered(&call, reply(&[])).acknowledged.len(), 1);
 }
 
 // RWB-12.
