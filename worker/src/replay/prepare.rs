@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use longshore_cas_store::blob::StoreError;
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::source::FetchError;
-use longshore_proto::Message as _;
+use longshore_proto::{Message as _, reapi};
 use parking_lot::Mutex;
 
 use super::blobs::LocalBlobs;
@@ -26,6 +26,9 @@ const WAVE_BLOBS_MAX: usize = 4096;
 const WAVE_BYTES_MAX: u64 = 256 << 20;
 /// Blobs that are verified at once.
 const TAKEN_IN_AT_ONCE: usize = 8;
+
+/// `Action.do_not_cache` on the wire: field 7, a varint, 1.
+const DO_NOT_CACHE: [u8; 2] = [7 << 3, 1];
 
 /// The actions of a recording, ready to be executed on one server.
 pub(crate) struct Prepared {
@@ -99,9 +102,8 @@ impl Preparation<'_> {
             let Some(message) = messages.get(&action.digest) else { continue };
             match self.supply.closure.action(action.digest, message) {
                 Ok(decoded) if decoded.do_not_cache => ready.push((index, action.digest)),
-                Ok(mut decoded) => {
-                    decoded.do_not_cache = true;
-                    let data = Bytes::from(decoded.encode_to_vec());
+                Ok(decoded) => {
+                    let data = uncached(message, decoded);
                     let digest = action.digest.function().digest(&data);
                     self.supply.made.insert(digest, data);
                     ready.push((index, digest));
@@ -253,6 +255,17 @@ pub(super) fn wrong_with(action: Digest, blob: Digest, reason: &str) -> String {
     if action == blob { format!("the action {reason}") } else { format!("blob {blob} {reason}") }
 }
 
+/// The same action, not cached. Of one with fields that we do not know nothing is lost; any other one is written as every
+/// client writes it, field by field.
+fn uncached(message: &Bytes, mut action: reapi::Action) -> Bytes {
+    if action.encode_to_vec() == *message {
+        action.do_not_cache = true;
+        action.encode_to_vec().into()
+    } else {
+        [&message[..], &DO_NOT_CACHE].concat().into()
+    }
+}
+
 /// Cuts a list of blobs into pieces that fit our disk.
 fn waves(blobs: Vec<Digest>) -> Vec<Vec<Digest>> {
     let mut waves: Vec<Vec<Digest>> = Vec::new();
@@ -277,6 +290,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    // A server may know more of an action than we do.
+    #[test]
+    fn an_action_keeps_what_we_do_not_know_of_it() {
+        let known = reapi::Action { salt: b"salt".into(), ..Default::default() };
+        let expected = reapi::Action { do_not_cache: true, ..known.clone() };
+        let plain = Bytes::from(known.encode_to_vec());
+        assert_eq!(uncached(&plain, known.clone()), expected.encode_to_vec());
+        // Field 100, a varint, 5.
+        let unknown = [0xa0, 0x06, 0x05];
+        let whole = Bytes::from([&plain[..], &unknown].concat());
+        let made = uncached(&whole, reapi::Action::decode(whole.clone()).unwrap());
+        assert_eq!(reapi::Action::decode(made.clone()).unwrap(), expected);
+        assert!(made.windows(unknown.len()).any(|window| window == unknown), "{made:?}");
+    }
 
     proptest! {
         #[test]
