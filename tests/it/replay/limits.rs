@@ -63,6 +63,22 @@ async fn a_replay_is_divided_by_time() -> Result<()> {
     Ok(())
 }
 
+// Whoever has fallen behind has no more time than others: the actions of a list all start at once.
+#[tokio::test]
+async fn starts_that_are_late_do_not_outlast_the_time() -> Result<()> {
+    let desk = Desk::new()?;
+    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+    let built = TestAction::shell("true").build(DigestFunction::Sha256);
+    server.put_all(&built.blobs);
+    let list = desk.write("list", built.digest.to_string())?;
+    for pace in [["--speed", "1"], ["--rate", "1000000"]] {
+        let flags = [&ENDLESS[..], &pace, &["--jobs", "2", "--for", "1s"]].concat();
+        let replayed = desk.replay(&list, server.uri(), &flags).await?;
+        assert_eq!(replayed.expect(EQUAL)?["stopped"], "time", "{}", replayed.output);
+    }
+    Ok(())
+}
+
 // Whoever has seen enough has the report of what there was.
 #[tokio::test]
 async fn an_interrupted_replay_reports_what_has_ended() -> Result<()> {

@@ -143,7 +143,11 @@ impl Replay<'_> {
         let begin = turns.peek().and_then(|turn| turn.start).unwrap_or_default();
         let turns = turns
             .map(move |turn| Turn { start: turn.start.map(|start| start.saturating_sub(begin)), ..turn });
-        let begins = move |turn: &Turn| turn.start.map_or_else(Instant::now, |start| started + start);
+        // One whose place becomes free too late begins then, and not when it should have.
+        let begins = move |turn: &Turn| {
+            let now = Instant::now();
+            turn.start.map_or(now, |start| now.max(started + start))
+        };
         let turns = turns.take_while(move |turn| until.is_none_or(|until| begins(turn) < until));
         turns.map(move |turn| self.take(turn, started))
     }
