@@ -2,8 +2,8 @@
 //!
 //! The rooms: [`recording`] is what is to be replayed, read from a log of Bazel's ([`log`]), a list of [`digests`], an
 //! action directory ([`remotetool`]) or a [`bundle`]; [`outcome`] is what can be compared of how an action went, [`blobs`] are
-//! what came along. [`closure`] is all that actions need, [`server`] is the other end. [`record`] makes a bundle. [`again`]
-//! is the other command: [`prepare`] uploads, [`drive`] executes at the times that [`pace`] says, [`tally`] counts and
+//! what came along. [`closure`] is all that actions need, [`server`] is the other end, from which a [`download`] comes. [`record`] makes a bundle. [`again`]
+//! is the other command: [`prepare`] makes actions ready, [`supply`] uploads, [`drive`] executes at the times that [`pace`] says, [`tally`] counts and
 //! [`measure`] takes the time, [`compare`] finds what differs, [`trees`] where in a folder; [`report`], [`text`] and [`verdict`] say so.
 //!
 //! **Architecture Invariant:** nothing here knows a longshore at the other end: it speaks to any server of the API.
@@ -14,6 +14,7 @@ mod bundle;
 mod closure;
 mod compare;
 mod digests;
+mod download;
 mod drive;
 mod log;
 mod measure;
@@ -25,6 +26,7 @@ mod recording;
 mod remotetool;
 mod report;
 mod server;
+mod supply;
 mod tally;
 mod text;
 mod trees;

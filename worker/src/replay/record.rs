@@ -8,14 +8,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
-use futures::StreamExt as _;
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::digest::Digest;
 
 use super::bundle::BundleWriter;
 use super::closure::Closure;
 use super::outcome::Output;
-use super::prepare::{wrong_there, wrong_with};
+use super::prepare::wrong_with;
 use super::recording::{RecordedAction, Recording};
 use super::server::{Server, ServerArgs};
 use super::{Verdict, name_of};
@@ -174,21 +173,20 @@ impl Recorder {
         bar: &Bar,
         mut take: impl AsyncFnMut(&Server, BlobPin) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut fetches = self.server.fetch(wanted);
-        while let Some(fetched) = fetches.next().await {
-            let pin = match fetched.outcome {
+        let mut download = self.server.download(wanted);
+        while let Some((digest, outcome)) = download.next().await? {
+            let pin = match outcome {
                 Ok(pin) => pin,
-                Err(error) => {
-                    let Some(reason) = wrong_there(&error) else { return Err(error.into()) };
-                    self.broken.insert(fetched.digest, reason);
+                Err(reason) => {
+                    self.broken.insert(digest, reason);
                     continue;
                 }
             };
-            let path = self.bundle.blob(&fetched.digest)?;
+            let path = self.bundle.blob(&digest)?;
             if !path.exists() {
                 self.server.link(&pin, path).await.context("cannot write to the bundle")?;
                 self.blobs += 1;
-                self.bytes += fetched.digest.size_bytes();
+                self.bytes += digest.size_bytes();
             }
             bar.message(&format!("{} blobs, {}", self.blobs, size(self.bytes)));
             take(&self.server, pin).await?;

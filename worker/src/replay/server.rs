@@ -15,12 +15,14 @@ use longshore_cas_store::io::Environment;
 use longshore_cas_store::root::StoreRoot;
 use longshore_cas_store::source::{BlobSource as _, Fetched};
 use tempfile::TempDir;
+use tonic::Code;
 
 use super::blobs::LocalBlobs;
+use super::download::Download;
 use crate::config::{Address, Span};
 use crate::connect::{Pings, TlsOptions};
 use crate::environment::{Threads, environment};
-use crate::remote::{Remote, RemoteOptions};
+use crate::remote::{Remote, RemoteError, RemoteOptions};
 
 /// How long a server may take for its first answer, beside the time for which it may be gone.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -124,6 +126,20 @@ impl Server {
         self.remote.fetch(wanted, self.store.clone())
     }
 
+    /// Fetches blobs, of which those that cannot be had cost no others.
+    pub(crate) fn download(&self, wanted: Vec<Digest>) -> Download<'_> {
+        Download::new(self, wanted)
+    }
+
+    /// Whether the server has an answer to another question about that blob: then what it failed to do lies with the blob.
+    pub(crate) async fn answers(&self, digest: &Digest) -> bool {
+        match self.remote.find_missing(&[*digest]).await {
+            Ok(_) => true,
+            Err(RemoteError::Refused { code, .. }) => !is_about_us(code),
+            Err(_) => false,
+        }
+    }
+
     /// Reads a blob that is held.
     pub(crate) async fn read(&self, pin: &BlobPin) -> Result<Bytes, StoreError> {
         self.store.read(pin, 0..pin.digest().size_bytes()).await
@@ -186,4 +202,9 @@ impl Server {
         }
         writer.finish().await.map_err(|error| error.to_string())
     }
+}
+
+/// Whether a refusal is of whoever asks, or of the whole method, whatever blob it is about.
+pub(crate) fn is_about_us(code: Code) -> bool {
+    matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented)
 }
