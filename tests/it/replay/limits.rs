@@ -170,6 +170,7 @@ async fn a_server_that_fails_everything_is_left_alone() -> Result<()> {
     let report = replayed.expect(ERRORS)?;
     assert_eq!((&report["stopped"], &report["executions"]), (&"failures".into(), &100.into()));
     assert_eq!((&report["failed"], &report["without_result"]), (&100.into(), &1.into()));
-    assert!(replayed.output.contains("in a row failed"), "{}", replayed.output);
+    assert_eq!(report["next"], 0, "nothing has been done yet");
+    assert!(replayed.output.contains("in a row failed; --skip 0 goes on"), "{}", replayed.output);
     Ok(())
 }

@@ -10,13 +10,13 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::drive::{Plan, Replay, drive};
+use super::look::Look;
 use super::pace::{Pace, parse_positive};
 use super::prepare::prepare;
 use super::recording::Recording;
 use super::report::{Report, Run};
 use super::server::{Server, ServerArgs};
 use super::tally::Tally;
-use super::trees::spell_out;
 use super::verdict::Verdict;
 use crate::config::Span;
 use crate::signals::Signals;
@@ -28,8 +28,6 @@ const STORE_BYTES_MAX: u64 = 4 << 30;
 const JOBS_OPEN: usize = 1000;
 /// Executions at once otherwise.
 const JOBS_CLOSED: usize = 16;
-/// Actions whose folders are looked into.
-const SPELLED_OUT_MAX: usize = 200;
 
 /// Run recorded actions again, on any server, and compare the results
 ///
@@ -151,28 +149,25 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     drive(&replay, signals.next(), &mut tally, &bar).await;
     drop(bar);
     // The server may be gone by then, or slow.
-    tokio::select! {
-        () = look_into_folders(&server, &mut recording, &mut tally) => {}
-        () = signals.next() => say("interrupted: folders that differ are not looked into"),
+    let bar = Bar::spinner();
+    let mut look = Look::new(&recording, &tally);
+    let is_interrupted = tokio::select! {
+        () = look.run(&server, &mut recording, &mut tally, &bar) => false,
+        () = signals.next() => true,
+    };
+    drop(bar);
+    if is_interrupted {
+        say("interrupted: not all folders that differ are looked into");
     }
+    let unread = look.unread();
     let remote = server.remote.stats();
-    let run = Run { args: &args, began, remote };
+    let run = Run { args: &args, began, remote, unread: &unread };
     let report = Report::of(&run, &recording, &prepared, plan, tally);
     print(&report, args.json.as_deref())?;
     if report.verdict() == Verdict::Interrupted {
         say("interrupted: the report is of what had ended");
     }
     Ok(report.verdict().into())
-}
-
-/// Where outcomes differ, compares what is in their folders.
-async fn look_into_folders(server: &Server, recording: &mut Recording, tally: &mut Tally) {
-    let blobs = recording.blobs.clone();
-    let both = recording.actions.iter_mut().zip(&mut tally.seen);
-    let differing = both.filter(|(action, seen)| !seen.is_all(action.outcome.as_ref()));
-    for (action, seen) in differing.take(SPELLED_OUT_MAX) {
-        spell_out(server, &blobs, seen.outcomes_mut(&mut action.outcome)).await;
-    }
 }
 
 /// Whether a report can be written there; nothing changes.

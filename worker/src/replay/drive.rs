@@ -98,7 +98,6 @@ pub(crate) async fn drive(
     let mut ended = futures::stream::iter(replay.futures_from(started)).buffer_unordered(replay.plan.jobs);
     tokio::pin!(interrupted);
     let mut lines = interval_at(started + LINE_EVERY, LINE_EVERY);
-    let mut failures_in_a_row = 0;
     let stop = loop {
         let ended = tokio::select! {
             ended = ended.next() => ended,
@@ -111,11 +110,10 @@ pub(crate) async fn drive(
         let Some(ended) = ended else {
             break (tally.executions < replay.planned()).then_some(Stop::Time);
         };
-        failures_in_a_row = if ended.outcome.is_err() { failures_in_a_row + 1 } else { 0 };
         tally.add(ended);
         bar.step();
         bar.message(&replay.in_short(tally, started));
-        if failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
+        if tally.failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
             break Some(Stop::Failures);
         }
     };
