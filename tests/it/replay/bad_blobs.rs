@@ -26,18 +26,19 @@ fn blob_path(desk: &Desk, digest: &Digest) -> std::path::PathBuf {
 
 /// A bundle of actions that have not run.
 fn bundle(desk: &Desk, actions: &[ActionBlobs]) -> Result<()> {
-    let mut manifest =
-        format!("{{\"format\":\"longshore-bundle\",\"version\":1,\"actions\":{}}}\n", actions.len());
+    let header = serde_json::json!({ "format": "longshore-bundle", "version": 1, "actions": actions.len() });
+    let mut manifest = vec![header.to_string()];
     for action in actions {
         let digest = action.digest;
-        manifest.push_str(&format!("{{\"action\":\"{}/{digest}\"}}\n", digest.function()));
+        let line = serde_json::json!({ "action": format!("{}/{digest}", digest.function()) });
+        manifest.push(line.to_string());
         for (digest, data) in &action.blobs {
             let path = blob_path(desk, digest);
             std::fs::create_dir_all(path.parent().context("a folder")?)?;
             std::fs::write(path, data)?;
         }
     }
-    desk.write("bundle/manifest.jsonl", manifest)?;
+    desk.write("bundle/manifest.jsonl", manifest.join("\n"))?;
     Ok(())
 }
 

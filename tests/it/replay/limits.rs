@@ -1,6 +1,7 @@
 //! Replays that do not go to their end: by a time, by a signal; and those that go on where another one ended.
 
 use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,11 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_cas_store::digest::DigestFunction;
 use longshore_tests::action::TestAction;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method, Told};
-use longshore_tests::longshore::{Longshore, binary};
+use longshore_tests::longshore::{Longshore, binary, run_to_end};
 use longshore_tests::proxy::DelayingProxy;
 use longshore_tests::wait::eventually;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use tonic::Status;
 
 use super::{BAD_INPUT, Desk, EQUAL, ERRORS, INTERRUPTED, log_of, run_all, run_stable};
@@ -173,4 +175,70 @@ async fn a_server_that_fails_everything_is_left_alone() -> Result<()> {
     assert_eq!(report["next"], 0, "nothing has been done yet");
     assert!(replayed.output.contains("in a row failed; --skip 0 goes on"), "{}", replayed.output);
     Ok(())
+}
+
+// A reader that waits for the report gets it whole.
+#[tokio::test]
+async fn a_report_goes_through_a_pipe() -> Result<()> {
+    let (desk, server, list) = idle().await?;
+    let pipe = desk.path("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe)
+    });
+    let arguments = ["replay", &list, "--server", server.uri(), "--json", pipe.to_str().context("a name")?];
+    let (status, output) = run_to_end(arguments).await?;
+    ensure!(status.code() == Some(EQUAL), "{output}");
+    let report = reader.join().ok().context("the reader")??;
+    let report: serde_json::Value = serde_json::from_slice(&report)?;
+    assert_eq!(report["executions"], 1);
+    Ok(())
+}
+
+// One whose reader never comes is left by a signal, with the text on stdout.
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_holds_nobody() -> Result<()> {
+    let (desk, server, list) = idle().await?;
+    let pipe = desk.path("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mut replay = Command::new(binary()?)
+        .args(["replay", &list, "--server", server.uri(), "--json"])
+        .arg(&pipe)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = BufReader::new(replay.stdout.take().context("a pipe")?);
+    let (is_printed, status) = tokio::task::spawn_blocking(move || -> Result<_> {
+        let is_printed = stdout.lines().map_while(Result::ok).any(|line| line.contains("equal         1"));
+        kill(Pid::from_raw(replay.id().cast_signed()), Signal::SIGTERM)?;
+        Ok((is_printed, replay.wait()?))
+    })
+    .await??;
+    assert!(is_printed);
+    assert_eq!(status.code(), Some(INTERRUPTED));
+    Ok(())
+}
+
+// A disk that is full by then costs the file, and not what a person wants to know.
+#[tokio::test]
+async fn the_text_is_there_where_the_file_is_not() -> Result<()> {
+    let (_desk, server, list) = idle().await?;
+    let arguments = ["replay", &list, "--server", server.uri(), "--json", "/dev/full"];
+    let (status, output) = run_to_end(arguments).await?;
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("equal         1 actions"), "{output}");
+    assert!(output.contains("cannot write /dev/full: No space left"), "{output}");
+    Ok(())
+}
+
+/// A server that executes at once, and a list of one action that it has.
+async fn idle() -> Result<(Desk, FakeCas, String)> {
+    let desk = Desk::new()?;
+    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+    let built = TestAction::shell("true").build(DigestFunction::Sha256);
+    server.put_all(&built.blobs);
+    let list = desk.write("list", built.digest.to_string())?;
+    let list = list.to_str().context("a name")?.to_owned();
+    Ok((desk, server, list))
 }

@@ -1,7 +1,5 @@
 //! `longshore replay`: actions that ran once, run again on a server, and compared.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -13,6 +11,7 @@ use super::drive::{Plan, Replay, drive};
 use super::look::Look;
 use super::pace::{Pace, parse_positive};
 use super::prepare::prepare;
+use super::print::{check_writable, print};
 use super::recording::Recording;
 use super::report::{Report, Run};
 use super::server::{Server, ServerArgs};
@@ -20,7 +19,7 @@ use super::tally::Tally;
 use super::verdict::Verdict;
 use crate::config::Span;
 use crate::signals::Signals;
-use crate::status_line::{Bar, say, unless_gone};
+use crate::status_line::{Bar, say};
 
 /// What blobs on their way take on our disk; larger ones cannot be uploaded.
 const STORE_BYTES_MAX: u64 = 4 << 30;
@@ -163,32 +162,15 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let remote = server.remote.stats();
     let run = Run { args: &args, began, remote, unread: &unread };
     let report = Report::of(&run, &recording, &prepared, plan, tally);
-    print(&report, args.json.as_deref())?;
+    tokio::select! {
+        printed = print(&report, args.json.as_deref()) => printed?,
+        () = signals.next() => {
+            say("interrupted: the report is not all written");
+            return Ok(Verdict::Interrupted.into());
+        }
+    }
     if report.verdict() == Verdict::Interrupted {
         say("interrupted: the report is of what had ended");
     }
     Ok(report.verdict().into())
-}
-
-/// Whether a report can be written there; nothing changes.
-fn check_writable(path: &Path) -> std::io::Result<()> {
-    if path.exists() {
-        return File::options().append(true).open(path).map(drop);
-    }
-    File::create_new(path)?;
-    std::fs::remove_file(path)
-}
-
-fn print(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
-    let mut text = report.to_string();
-    if let Some(path) = json {
-        let mut json = serde_json::to_string_pretty(report)?;
-        json.push('\n');
-        if path == Path::new("-") {
-            text = json;
-        } else {
-            std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-    }
-    unless_gone(std::io::stdout().write_all(text.as_bytes())).context("cannot write the report")
 }

@@ -4,7 +4,7 @@
 //! action directory ([`remotetool`]) or a [`bundle`]; [`outcome`] is what can be compared of how an action went, [`blobs`] are
 //! what came along. [`closure`] is all that actions need, [`server`] is the other end, from which a [`download`] comes. [`record`] makes a bundle. [`again`]
 //! is the other command: [`prepare`] makes actions ready, [`supply`] uploads, [`drive`] executes at the times that [`pace`] says, [`tally`] counts and
-//! [`measure`] takes the time, [`compare`] finds what differs, [`look`] and [`trees`] where in a folder; [`report`], [`text`] and [`verdict`] say so.
+//! [`measure`] takes the time, [`compare`] finds what differs, [`look`] and [`trees`] where in a folder; [`report`], [`text`] and [`verdict`] say so, and [`print`] writes it.
 //!
 //! **Architecture Invariant:** nothing here knows a longshore at the other end: it speaks to any server of the API.
 
@@ -22,6 +22,7 @@ mod measure;
 mod outcome;
 mod pace;
 mod prepare;
+mod print;
 mod record;
 mod recording;
 mod remotetool;
