@@ -14,8 +14,9 @@ use super::prepare::prepare;
 use super::print::{check_writable, print};
 use super::recording::Recording;
 use super::report::{Report, Run};
-use super::server::{Server, ServerArgs};
+use super::server::{Server, ServerArgs, is_mistake, is_of_the_server};
 use super::tally::Tally;
+use super::tell;
 use super::verdict::Verdict;
 use crate::config::Span;
 use crate::signals::Signals;
@@ -100,14 +101,14 @@ impl ReplayArgs {
 /// # Errors
 /// What longshore itself could not do. What is wrong with the recording or the server is in the exit code, and said.
 pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = args.server.contradiction() {
-        say(reason);
+    if let Some(reason) = args.server.mistake() {
+        tell(&reason);
         return Ok(Verdict::BadInput.into());
     }
     let mut recording = match Recording::open(&args.recording) {
         Ok(recording) => recording,
         Err(error) => {
-            say(&error.to_string());
+            tell(&error.to_string());
             return Ok(Verdict::BadInput.into());
         }
     };
@@ -117,7 +118,13 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     // Whoever stops it from here on leaves nothing behind.
     let mut signals = Signals::new()?;
-    let server = Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)?;
+    let server = match Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX) {
+        Err(error) if is_mistake(&error) => {
+            tell(&format!("{error:#}"));
+            return Ok(Verdict::BadInput.into());
+        }
+        server => server?,
+    };
     let bar = Bar::spinner();
     let prepared = tokio::select! {
         prepared = prepare(&server, &recording, &bar) => prepared,
@@ -129,11 +136,11 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     };
     drop(bar);
     let prepared = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            say(&format!("{error:#}"));
+        Err(error) if is_of_the_server(&error) => {
+            tell(&format!("{error:#}"));
             return Ok(Verdict::Errors.into());
         }
+        prepared => prepared?,
     };
     let plan = args.plan();
     let mut tally = Tally::new(recording.actions.len(), plan.skip);

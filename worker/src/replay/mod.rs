@@ -43,6 +43,8 @@ pub use server::ServerArgs;
 use recording::RecordedAction;
 use verdict::Verdict;
 
+use crate::status_line::say;
+
 /// What an action is called in messages.
 fn name_of(action: &RecordedAction) -> String {
     if action.name.is_empty() {
@@ -50,6 +52,11 @@ fn name_of(action: &RecordedAction) -> String {
     } else {
         format!("{} (action {})", on_one_line(&action.name), action.digest)
     }
+}
+
+/// Says something with words of a recording's or a server's to the person at the terminal.
+fn tell(text: &str) {
+    say(&on_one_line(text));
 }
 
 /// Words of a recording's or a server's for a terminal: on one line, and nothing that it would obey.

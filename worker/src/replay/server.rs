@@ -1,10 +1,12 @@
 //! The server that is recorded from or replayed against, and a store of our own for what passes through.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
 use futures::stream::BoxStream;
@@ -13,7 +15,7 @@ use longshore_cas_store::digest::{Digest, FileKey};
 use longshore_cas_store::dir::OsDir;
 use longshore_cas_store::io::Environment;
 use longshore_cas_store::root::StoreRoot;
-use longshore_cas_store::source::{BlobSource as _, Fetched};
+use longshore_cas_store::source::{BlobSource as _, FetchError, Fetched};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -78,11 +80,22 @@ impl ServerArgs {
         }
     }
 
-    /// What options contradict each other, if any do.
-    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+    /// What is wrong with the options, if something is: they contradict each other, or name files that are of no use.
+    pub(crate) fn mistake(&self) -> Option<String> {
         let says_whom_to_trust = self.ca.is_some() || self.certificate.is_some();
-        (says_whom_to_trust && !self.server.is_secure)
-            .then_some("--ca, --certificate and --key are for servers that speak TLS: say grpcs://HOST:PORT")
+        if says_whom_to_trust && !self.server.is_secure {
+            let reason =
+                "--ca, --certificate and --key are for servers that speak TLS: say grpcs://HOST:PORT";
+            return Some(reason.to_owned());
+        }
+        let files = [
+            ("--ca", &self.ca),
+            ("--certificate", &self.certificate),
+            ("--key", &self.key),
+            ("--token-file", &self.token_file),
+        ];
+        let mut named = files.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)));
+        named.find_map(|(option, path)| Some(format!("{option}: {}: {}", path.display(), fault_of(path)?)))
     }
 }
 
@@ -97,6 +110,14 @@ pub(crate) struct Server {
     _root: StoreRoot,
     /// Dropped last: the folder is gone then.
     _folder: TempDir,
+}
+
+/// A server takes questions, and that is all.
+#[derive(Debug, thiserror::Error)]
+#[error("{uri} does not answer: nothing came for {answer_time_max:?}")]
+struct Silent {
+    uri: String,
+    answer_time_max: Duration,
 }
 
 impl Server {
@@ -117,7 +138,7 @@ impl Server {
         let answer_time_max = self.outage_max.saturating_add(ANSWER_TIME);
         match tokio::time::timeout(answer_time_max, self.remote.reach()).await {
             Ok(reached) => Ok(reached?),
-            Err(_) => bail!("{} does not answer: nothing came for {answer_time_max:?}", self.uri),
+            Err(_) => Err(Silent { uri: self.uri.clone(), answer_time_max }.into()),
         }
     }
 
@@ -166,7 +187,7 @@ impl Server {
         let (store, digest) = (self.store.clone(), *pin.digest());
         let link = move || -> anyhow::Result<()> {
             if digest.is_empty() {
-                std::fs::write(&path, b"")?;
+                fs::write(&path, b"")?;
                 return Ok(());
             }
             let (parent, name) = path.parent().zip(path.file_name()).context("a path without a name")?;
@@ -202,6 +223,31 @@ impl Server {
         }
         writer.finish().await.map_err(|error| error.to_string())
     }
+}
+
+/// What is wrong with a file that an option names, if something is. What comes by a pipe can be read only once.
+fn fault_of(path: &Path) -> Option<String> {
+    let is_pipe = |metadata: &fs::Metadata| metadata.file_type().is_fifo();
+    if fs::metadata(path).is_ok_and(|metadata| is_pipe(&metadata)) {
+        return None;
+    }
+    match fs::read(path) {
+        Ok(content) if content.trim_ascii().is_empty() => Some("is empty".to_owned()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Whether an error is of the command line: its options make no client.
+pub(crate) fn is_mistake(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(RemoteError::Configuration(_)))
+}
+
+/// Whether an error is of the server, and not of our own disk.
+pub(crate) fn is_of_the_server(error: &anyhow::Error) -> bool {
+    error.is::<Silent>()
+        || matches!(error.downcast_ref(), Some(FetchError::Unavailable { .. }))
+        || matches!(error.downcast_ref(), Some(RemoteError::Unavailable { .. } | RemoteError::Refused { .. }))
 }
 
 /// Whether a refusal is of whoever asks, or of the whole method, whatever blob it is about.
