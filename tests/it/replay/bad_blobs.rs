@@ -135,6 +135,26 @@ async fn an_action_that_the_server_cannot_give_is_left_out() -> Result<()> {
     Ok(())
 }
 
+// Nor is one that has next to nothing of what it says that it has.
+#[tokio::test]
+async fn a_server_that_can_give_hardly_anything_is_of_no_use() -> Result<()> {
+    let desk = Desk::new()?;
+    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+    let mut lines = Vec::new();
+    for number in 0..25 {
+        let action = sha256(&action("input").salt(vec![number; (1 << 20) + 1]));
+        server.put_all(&action.blobs);
+        lines.push(action.digest.to_string());
+    }
+    let list = desk.write("list", lines.join("\n"))?;
+    server.always(Method::Read, Fault::Fail(Status::data_loss("a bad disk")));
+    let replayed = desk.replay(&list, server.uri(), &[]).await?;
+    assert_eq!(replayed.code, ERRORS, "{}", replayed.output);
+    assert!(replayed.report.is_none(), "{}", replayed.output);
+    assert!(replayed.output.contains("cannot read the actions"), "{}", replayed.output);
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_input_that_the_server_cannot_give_is_not_recorded() -> Result<()> {
     let desk = Desk::new()?;

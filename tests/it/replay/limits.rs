@@ -1,7 +1,7 @@
 //! Replays that do not go to their end: by a time, by a signal; and those that go on where another one ended.
 
-use std::fs::Permissions;
-use std::io::{BufRead as _, BufReader};
+use std::cell::RefCell;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -202,20 +202,23 @@ async fn a_pipe_that_nobody_reads_holds_nobody() -> Result<()> {
     let (desk, server, list) = idle().await?;
     let pipe = desk.path("pipe");
     mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let text = desk.path("text");
     let mut replay = Command::new(binary()?)
         .args(["replay", &list, "--server", server.uri(), "--json"])
         .arg(&pipe)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(File::create(&text)?)
         .spawn()?;
-    let stdout = BufReader::new(replay.stdout.take().context("a pipe")?);
-    let (is_printed, status) = tokio::task::spawn_blocking(move || -> Result<_> {
-        let is_printed = stdout.lines().map_while(Result::ok).any(|line| line.contains("equal         1"));
-        kill(Pid::from_raw(replay.id().cast_signed()), Signal::SIGTERM)?;
-        Ok((is_printed, replay.wait()?))
-    })
-    .await??;
-    assert!(is_printed);
+    let is_printed = || Ok(std::fs::read_to_string(&text)?.contains("equal         1 actions"));
+    let printed = eventually("the text is printed", is_printed).await;
+    kill(Pid::from_raw(replay.id().cast_signed()), Signal::SIGTERM)?;
+    let waited_for = RefCell::new(&mut replay);
+    let has_ended = || Ok(waited_for.borrow_mut().try_wait()?.is_some());
+    let ended = eventually("it ends by the signal", has_ended).await;
+    // Which changes nothing where it has ended.
+    replay.kill()?;
+    let status = replay.wait()?;
+    printed.and(ended)?;
     assert_eq!(status.code(), Some(INTERRUPTED));
     Ok(())
 }

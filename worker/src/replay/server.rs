@@ -1,7 +1,6 @@
 //! The server that is recorded from or replayed against, and a store of our own for what passes through.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,10 +224,10 @@ impl Server {
     }
 }
 
-/// What is wrong with a file that an option names, if something is. What comes by a pipe can be read only once.
+/// What is wrong with a file that an option names, if something is. What comes by a pipe can be read only once, and is not
+/// looked at.
 fn fault_of(path: &Path) -> Option<String> {
-    let is_pipe = |metadata: &fs::Metadata| metadata.file_type().is_fifo();
-    if fs::metadata(path).is_ok_and(|metadata| is_pipe(&metadata)) {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
         return None;
     }
     match fs::read(path) {
