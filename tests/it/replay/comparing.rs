@@ -141,6 +141,27 @@ async fn folders_that_cannot_be_read_are_said() -> Result<()> {
     Ok(())
 }
 
+// Folders are compared by their digests where nothing else is known: that is no reason to lose the bundle.
+#[tokio::test]
+async fn a_bundle_is_made_without_the_folders_that_cannot_be_read() -> Result<()> {
+    let desk = Desk::new()?;
+    let tree = Digest::parse(FUNCTION, &FUNCTION.digest(b"tree").hash_hex(), 2 << 20)?;
+    let server = FakeCas::executing([Told::Done(Box::new(result_with(&tree)))]).await?;
+    let action = actions_on(&server, 1)[0];
+    let log = desk.write("log", log_of(&[(action, response_with(&tree))]).bytes())?;
+    // Large blobs come by streams; what comes in batches is fine.
+    server.always(Method::Read, Fault::Fail(Status::data_loss("a bad disk")));
+    server.always(Method::FindMissingBlobs, Fault::Fail(Status::permission_denied("not you")));
+    let (code, output) = desk.record_from(&log, "bundle", server.uri()).await?;
+    assert_eq!(code, ERRORS, "{output}");
+    assert!(output.contains("not all output folders are in the bundle"), "{output}");
+    assert!(output.contains("recorded 1 actions"), "{output}");
+    server.heal(Method::FindMissingBlobs);
+    let replayed = desk.replay(&desk.path("bundle"), server.uri(), &[]).await?;
+    assert_eq!(replayed.expect(EQUAL)?["equal"], 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_action_of_which_executions_fail_is_not_equal() -> Result<()> {
     let desk = Desk::new()?;

@@ -92,6 +92,7 @@ pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
         broken: HashMap::new(),
         no_actions: HashMap::new(),
         recorded: HashSet::new(),
+        lacks_trees: false,
     };
     let bar = Bar::spinner();
     let gathered = tokio::select! {
@@ -123,6 +124,8 @@ struct Recorder {
     no_actions: HashMap<Digest, String>,
     /// Blobs of the bundle, whoever put them there.
     recorded: HashSet<Digest>,
+    /// Whether the server was of no use any more when it was asked for output folders.
+    lacks_trees: bool,
 }
 
 impl Recorder {
@@ -150,7 +153,8 @@ impl Recorder {
         self.output_trees(actions, bar).await
     }
 
-    /// Output folders are compared by their trees; a server that has evicted them leaves their digests to compare.
+    /// Output folders are compared by their trees; a server that has evicted them leaves their digests to compare. Nobody
+    /// needs them to execute an action: the bundle is made without them.
     async fn output_trees(&mut self, actions: &[RecordedAction], bar: &Bar) -> anyhow::Result<()> {
         let outputs = actions.iter().filter_map(|action| action.outcome.as_ref());
         let mut trees: Vec<Digest> = outputs
@@ -161,9 +165,16 @@ impl Recorder {
         trees.sort_unstable();
         trees.dedup();
         let broken = self.broken.clone();
-        self.fetch(trees, bar, async |_, _| Ok(())).await?;
+        let fetched = self.fetch(trees, bar, async |_, _| Ok(())).await;
         self.broken = broken;
-        Ok(())
+        match fetched {
+            Err(error) if is_of_the_server(&error) => {
+                tell(&format!("not all output folders are in the bundle: {error:#}"));
+                self.lacks_trees = true;
+                Ok(())
+            }
+            fetched => fetched,
+        }
     }
 
     /// Fetches messages into the bundle, and returns those that came.
@@ -253,11 +264,13 @@ impl Recorder {
             actions.len()
         );
         unless_gone(written).context("cannot say what was recorded")?;
-        Ok(match (left_out.is_empty(), recording.problems.is_empty()) {
-            (false, _) => Verdict::Errors,
-            (true, false) => Verdict::BadInput,
-            (true, true) => Verdict::Equal,
-        }
-        .into())
+        let verdict = if self.lacks_trees || !left_out.is_empty() {
+            Verdict::Errors
+        } else if recording.problems.is_empty() {
+            Verdict::Equal
+        } else {
+            Verdict::BadInput
+        };
+        Ok(verdict.into())
     }
 }
