@@ -1,6 +1,7 @@
 //! Replays that do not go to their end: by a time, by a signal; and those that go on where another one ended.
 
-use std::fs::Permissions;
+use std::cell::RefCell;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,11 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_cas_store::digest::DigestFunction;
 use longshore_tests::action::TestAction;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method, Told};
-use longshore_tests::longshore::{Longshore, binary};
+use longshore_tests::longshore::{Longshore, binary, run_to_end};
 use longshore_tests::proxy::DelayingProxy;
 use longshore_tests::wait::eventually;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use tonic::Status;
 
 use super::{BAD_INPUT, Desk, EQUAL, ERRORS, INTERRUPTED, log_of, run_all, run_stable};
@@ -60,6 +62,22 @@ async fn a_replay_is_divided_by_time() -> Result<()> {
     assert_eq!((&report["stopped"], &report["next"]), (&serde_json::Value::Null, &serde_json::Value::Null));
     let replayed = desk.replay(&log, longshore.uri(), &["--skip", "3"]).await?;
     assert!(replayed.code == BAD_INPUT && replayed.output.contains("leaves nothing"), "{}", replayed.output);
+    Ok(())
+}
+
+// Whoever has fallen behind has no more time than others: the actions of a list all start at once.
+#[tokio::test]
+async fn starts_that_are_late_do_not_outlast_the_time() -> Result<()> {
+    let desk = Desk::new()?;
+    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+    let built = TestAction::shell("true").build(DigestFunction::Sha256);
+    server.put_all(&built.blobs);
+    let list = desk.write("list", built.digest.to_string())?;
+    for pace in [["--speed", "1"], ["--rate", "1000000"]] {
+        let flags = [&ENDLESS[..], &pace, &["--jobs", "2", "--for", "1s"]].concat();
+        let replayed = desk.replay(&list, server.uri(), &flags).await?;
+        assert_eq!(replayed.expect(EQUAL)?["stopped"], "time", "{}", replayed.output);
+    }
     Ok(())
 }
 
@@ -154,6 +172,76 @@ async fn a_server_that_fails_everything_is_left_alone() -> Result<()> {
     let report = replayed.expect(ERRORS)?;
     assert_eq!((&report["stopped"], &report["executions"]), (&"failures".into(), &100.into()));
     assert_eq!((&report["failed"], &report["without_result"]), (&100.into(), &1.into()));
-    assert!(replayed.output.contains("in a row failed"), "{}", replayed.output);
+    assert_eq!(report["next"], 0, "nothing has been done yet");
+    assert!(replayed.output.contains("in a row failed; --skip 0 goes on"), "{}", replayed.output);
     Ok(())
+}
+
+// A reader that waits for the report gets it whole.
+#[tokio::test]
+async fn a_report_goes_through_a_pipe() -> Result<()> {
+    let (desk, server, list) = idle().await?;
+    let pipe = desk.path("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe)
+    });
+    let arguments = ["replay", &list, "--server", server.uri(), "--json", pipe.to_str().context("a name")?];
+    let (status, output) = run_to_end(arguments).await?;
+    ensure!(status.code() == Some(EQUAL), "{output}");
+    let report = reader.join().ok().context("the reader")??;
+    let report: serde_json::Value = serde_json::from_slice(&report)?;
+    assert_eq!(report["executions"], 1);
+    Ok(())
+}
+
+// One whose reader never comes is left by a signal, with the text on stdout.
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_holds_nobody() -> Result<()> {
+    let (desk, server, list) = idle().await?;
+    let pipe = desk.path("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let text = desk.path("text");
+    let mut replay = Command::new(binary()?)
+        .args(["replay", &list, "--server", server.uri(), "--json"])
+        .arg(&pipe)
+        .stdin(Stdio::null())
+        .stdout(File::create(&text)?)
+        .spawn()?;
+    let is_printed = || Ok(std::fs::read_to_string(&text)?.contains("equal         1 actions"));
+    let printed = eventually("the text is printed", is_printed).await;
+    kill(Pid::from_raw(replay.id().cast_signed()), Signal::SIGTERM)?;
+    let waited_for = RefCell::new(&mut replay);
+    let has_ended = || Ok(waited_for.borrow_mut().try_wait()?.is_some());
+    let ended = eventually("it ends by the signal", has_ended).await;
+    // Which changes nothing where it has ended.
+    replay.kill()?;
+    let status = replay.wait()?;
+    printed.and(ended)?;
+    assert_eq!(status.code(), Some(INTERRUPTED));
+    Ok(())
+}
+
+// A disk that is full by then costs the file, and not what a person wants to know.
+#[tokio::test]
+async fn the_text_is_there_where_the_file_is_not() -> Result<()> {
+    let (_desk, server, list) = idle().await?;
+    let arguments = ["replay", &list, "--server", server.uri(), "--json", "/dev/full"];
+    let (status, output) = run_to_end(arguments).await?;
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("equal         1 actions"), "{output}");
+    assert!(output.contains("cannot write /dev/full: No space left"), "{output}");
+    Ok(())
+}
+
+/// A server that executes at once, and a list of one action that it has.
+async fn idle() -> Result<(Desk, FakeCas, String)> {
+    let desk = Desk::new()?;
+    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+    let built = TestAction::shell("true").build(DigestFunction::Sha256);
+    server.put_all(&built.blobs);
+    let list = desk.write("list", built.digest.to_string())?;
+    let list = list.to_str().context("a name")?.to_owned();
+    Ok((desk, server, list))
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_cas_store::digest::DigestFunction;
+use longshore_proto::reapi;
 use longshore_tests::action::TestAction;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method, Told};
 use longshore_tests::longshore::{Longshore, binary};
@@ -165,5 +166,92 @@ fn a_level_of_logging_that_is_none_is_refused() -> Result<()> {
         assert_eq!(ended.status.code(), Some(code), "{level}: {said}");
         assert_eq!(said.contains("expected error, warn, info or debug"), code != EQUAL, "{level}: {said}");
     }
+    Ok(())
+}
+
+// What a server says is for a terminal that it must not give orders to.
+#[tokio::test]
+async fn a_server_that_refuses_gives_no_orders_to_the_terminal() -> Result<()> {
+    let desk = Desk::new()?;
+    let server = FakeCas::start().await?;
+    server.always(Method::GetCapabilities, Fault::Fail(Status::permission_denied("not\nyou\x1b[2J")));
+    let list = desk.write("list", DigestFunction::Sha256.digest(b"action").to_string())?;
+    let replayed = desk.replay(&list, server.uri(), &[]).await?;
+    let (code, output) = desk.record_from(&list, "bundle", server.uri()).await?;
+    for (code, output) in [(replayed.code, replayed.output), (code, output)] {
+        assert_eq!(code, ERRORS, "{output}");
+        assert!(output.contains("not\\nyou\\u{1b}[2J"), "{output}");
+    }
+    Ok(())
+}
+
+// A file that the command line names is ours, and no server refused it.
+#[tokio::test]
+async fn a_file_that_is_of_no_use_is_a_mistake_of_the_command_line() -> Result<()> {
+    let desk = Desk::new()?;
+    let list = desk.write("list", DigestFunction::Sha256.digest(b"action").to_string())?;
+    let [empty, junk] = [desk.write("empty", "\n")?, desk.write("junk", "no certificate")?];
+    let (empty, junk) = (empty.to_str().context("a name")?, junk.to_str().context("a name")?);
+    let cases: [(&[&str], &str); 5] = [
+        (&["grpc://localhost:1", "--token-file", "/nowhere"], "--token-file: /nowhere: No such file"),
+        (&["grpc://localhost:1", "--token-file", empty], "empty: is empty"),
+        (&["grpcs://localhost:1", "--ca", "/nowhere"], "--ca: /nowhere: No such file"),
+        (
+            &["grpcs://localhost:1", "--certificate", junk, "--key", "/nowhere"],
+            "--key: /nowhere: No such file",
+        ),
+        (&["grpcs://localhost:1", "--ca", junk], "junk"),
+    ];
+    for (arguments, reason) in cases {
+        let replayed = desk.replay(&list, arguments[0], &arguments[1..]).await?;
+        ensure!(replayed.code == BAD_INPUT, "{arguments:?}: {} {}", replayed.code, replayed.output);
+        assert!(replayed.output.contains(reason), "{arguments:?}: {}", replayed.output);
+    }
+    Ok(())
+}
+
+// What an earlier attempt left is used again as far as it is right, and the bundle is whole afterwards.
+#[tokio::test]
+async fn what_lies_in_the_bundles_folder_is_not_believed() -> Result<()> {
+    let desk = Desk::new()?;
+    let longshore = Longshore::start().await?;
+    let ran = run_stable(&longshore.client().await?).await?;
+    let log = desk.write("log", log_of(&ran).bytes())?;
+    let (code, recorded) = desk.record(&log, "bundle", &longshore).await?;
+    ensure!(code == EQUAL, "{recorded}");
+    std::fs::remove_file(desk.path("bundle/manifest.jsonl"))?;
+    let action = desk.path("bundle/blobs/sha256").join(ran[0].0.hash_hex());
+    std::fs::remove_file(&action)?;
+    std::fs::write(&action, "something else")?;
+    let (code, again) = desk.record(&log, "bundle", &longshore).await?;
+    assert_eq!((code, &again), (EQUAL, &recorded), "as many blobs as there are");
+    let other = Longshore::start().await?;
+    let replayed = desk.replay(&desk.path("bundle"), other.uri(), &[]).await?;
+    assert_eq!(replayed.expect(EQUAL)?["equal"], 3);
+
+    // A disk that is in the way is not the server's fault.
+    std::fs::create_dir_all(desk.path("blocked/blobs"))?;
+    desk.write("blocked/blobs/sha256", "")?;
+    let (code, output) = desk.record(&log, "blocked", &longshore).await?;
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("cannot write") && output.contains("blocked/blobs/sha256/"), "{output}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_with_many_problems_does_not_fill_the_screen() -> Result<()> {
+    let desk = Desk::new()?;
+    let longshore = Longshore::start().await?;
+    let mut ran = run_stable(&longshore.client().await?).await?;
+    let result = ran[0].1.result.as_mut().context("a result")?;
+    result.output_files[0].digest = None;
+    result.stdout_digest = Some(reapi::Digest { hash: "none".to_owned(), size_bytes: 1 });
+    let broken = ran[0].clone();
+    ran.extend(std::iter::repeat_n(broken, 24));
+    let log = desk.write("log", log_of(&ran).bytes())?;
+    let (code, output) = desk.record(&log, "bundle", &longshore).await?;
+    assert_eq!(code, BAD_INPUT, "{output}");
+    assert_eq!(output.matches("the result of action").count(), 20, "{output}");
+    assert!(output.contains("5 more problems"), "{output}");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `longshore record` and `longshore replay`, the real binary against real servers.
 
+mod bad_blobs;
 mod comparing;
 mod faults;
 mod limits;
@@ -49,9 +50,14 @@ impl Desk {
 
     /// Records what `log` names from `server` into the bundle `name`.
     async fn record(&self, log: &Path, name: &str, server: &Longshore) -> Result<(i32, String)> {
+        self.record_from(log, name, server.uri()).await
+    }
+
+    /// Records from the server of that address.
+    async fn record_from(&self, log: &Path, name: &str, uri: &str) -> Result<(i32, String)> {
         let bundle = self.path(name);
         let arguments = ["record".as_ref(), log.as_os_str(), bundle.as_os_str(), "--server".as_ref()];
-        ended(run_to_end(arguments.into_iter().chain([server.uri().as_ref()])).await?)
+        ended(run_to_end(arguments.into_iter().chain([uri.as_ref()])).await?)
     }
 
     /// Replays something on a server.

@@ -1,7 +1,5 @@
 //! `longshore replay`: actions that ran once, run again on a server, and compared.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -10,17 +8,19 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::drive::{Plan, Replay, drive};
+use super::look::Look;
 use super::pace::{Pace, parse_positive};
 use super::prepare::prepare;
+use super::print::{check_writable, print};
 use super::recording::Recording;
 use super::report::{Report, Run};
-use super::server::{Server, ServerArgs};
+use super::server::{Server, ServerArgs, is_mistake, is_of_the_server};
 use super::tally::Tally;
-use super::trees::spell_out;
+use super::tell;
 use super::verdict::Verdict;
 use crate::config::Span;
 use crate::signals::Signals;
-use crate::status_line::{Bar, say, unless_gone};
+use crate::status_line::{Bar, say};
 
 /// What blobs on their way take on our disk; larger ones cannot be uploaded.
 const STORE_BYTES_MAX: u64 = 4 << 30;
@@ -28,8 +28,6 @@ const STORE_BYTES_MAX: u64 = 4 << 30;
 const JOBS_OPEN: usize = 1000;
 /// Executions at once otherwise.
 const JOBS_CLOSED: usize = 16;
-/// Actions whose folders are looked into.
-const SPELLED_OUT_MAX: usize = 200;
 
 /// Run recorded actions again, on any server, and compare the results
 ///
@@ -103,14 +101,14 @@ impl ReplayArgs {
 /// # Errors
 /// What longshore itself could not do. What is wrong with the recording or the server is in the exit code, and said.
 pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = args.server.contradiction() {
-        say(reason);
+    if let Some(reason) = args.server.mistake() {
+        tell(&reason);
         return Ok(Verdict::BadInput.into());
     }
     let mut recording = match Recording::open(&args.recording) {
         Ok(recording) => recording,
         Err(error) => {
-            say(&error.to_string());
+            tell(&error.to_string());
             return Ok(Verdict::BadInput.into());
         }
     };
@@ -120,7 +118,13 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     // Whoever stops it from here on leaves nothing behind.
     let mut signals = Signals::new()?;
-    let server = Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)?;
+    let server = match Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX) {
+        Err(error) if is_mistake(&error) => {
+            tell(&format!("{error:#}"));
+            return Ok(Verdict::BadInput.into());
+        }
+        server => server?,
+    };
     let bar = Bar::spinner();
     let prepared = tokio::select! {
         prepared = prepare(&server, &recording, &bar) => prepared,
@@ -132,11 +136,11 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     };
     drop(bar);
     let prepared = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            say(&format!("{error:#}"));
+        Err(error) if is_of_the_server(&error) => {
+            tell(&format!("{error:#}"));
             return Ok(Verdict::Errors.into());
         }
+        prepared => prepared?,
     };
     let plan = args.plan();
     let mut tally = Tally::new(recording.actions.len(), plan.skip);
@@ -151,49 +155,29 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     drive(&replay, signals.next(), &mut tally, &bar).await;
     drop(bar);
     // The server may be gone by then, or slow.
-    tokio::select! {
-        () = look_into_folders(&server, &mut recording, &mut tally) => {}
-        () = signals.next() => say("interrupted: folders that differ are not looked into"),
+    let bar = Bar::spinner();
+    let mut look = Look::new(&recording, &tally);
+    let is_interrupted = tokio::select! {
+        () = look.run(&server, &mut recording, &mut tally, &bar) => false,
+        () = signals.next() => true,
+    };
+    drop(bar);
+    if is_interrupted {
+        say("interrupted: not all folders that differ are looked into");
     }
+    let unread = look.unread();
     let remote = server.remote.stats();
-    let run = Run { args: &args, began, remote };
+    let run = Run { args: &args, began, remote, unread: &unread };
     let report = Report::of(&run, &recording, &prepared, plan, tally);
-    print(&report, args.json.as_deref())?;
+    tokio::select! {
+        printed = print(&report, args.json.as_deref()) => printed?,
+        () = signals.next() => {
+            say("interrupted: the report is not all written");
+            return Ok(Verdict::Interrupted.into());
+        }
+    }
     if report.verdict() == Verdict::Interrupted {
         say("interrupted: the report is of what had ended");
     }
     Ok(report.verdict().into())
-}
-
-/// Where outcomes differ, compares what is in their folders.
-async fn look_into_folders(server: &Server, recording: &mut Recording, tally: &mut Tally) {
-    let blobs = recording.blobs.clone();
-    let both = recording.actions.iter_mut().zip(&mut tally.seen);
-    let differing = both.filter(|(action, seen)| !seen.is_all(action.outcome.as_ref()));
-    for (action, seen) in differing.take(SPELLED_OUT_MAX) {
-        spell_out(server, &blobs, seen.outcomes_mut(&mut action.outcome)).await;
-    }
-}
-
-/// Whether a report can be written there; nothing changes.
-fn check_writable(path: &Path) -> std::io::Result<()> {
-    if path.exists() {
-        return File::options().append(true).open(path).map(drop);
-    }
-    File::create_new(path)?;
-    std::fs::remove_file(path)
-}
-
-fn print(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
-    let mut text = report.to_string();
-    if let Some(path) = json {
-        let mut json = serde_json::to_string_pretty(report)?;
-        json.push('\n');
-        if path == Path::new("-") {
-            text = json;
-        } else {
-            std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-    }
-    unless_gone(std::io::stdout().write_all(text.as_bytes())).context("cannot write the report")
 }

@@ -12,6 +12,9 @@ use nix::libc::O_NONBLOCK;
 
 use super::bundle;
 
+/// What is hashed at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
 /// Where the blobs are.
 #[derive(Debug, Default)]
 pub(crate) enum LocalBlobs {
@@ -52,6 +55,24 @@ impl LocalBlobs {
         match File::options().read(true).custom_flags(O_NONBLOCK).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(absent()),
             file => Ok(Box::new(file?)),
+        }
+    }
+
+    /// Whether that blob is stored, and is what its digest says.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.verify(digest).unwrap_or(false)
+    }
+
+    fn verify(&self, digest: &Digest) -> io::Result<bool> {
+        let mut blob = self.open(digest)?;
+        let mut hasher = digest.function().hasher();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let read = blob.read(&mut chunk)?;
+            if read == 0 {
+                return Ok(hasher.finish() == *digest);
+            }
+            hasher.update(&chunk[..read]);
         }
     }
 
@@ -102,7 +123,11 @@ mod tests {
         std::fs::remove_dir(&path).unwrap();
         std::fs::write(&path, "contemt").unwrap();
         assert_eq!(error(), "has other content");
+        assert!(!blobs.has(&digest));
         std::fs::write(&path, "content").unwrap();
         assert_eq!(blobs.read(&digest).unwrap(), "content");
+        assert!(blobs.has(&digest));
+        std::fs::write(&path, "content, and more").unwrap();
+        assert!(!blobs.has(&digest));
     }
 }

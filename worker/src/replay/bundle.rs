@@ -143,31 +143,47 @@ fn format(action: &RecordedAction) -> Line {
 /// A bundle that is being made: without a manifest yet.
 pub(crate) struct BundleWriter {
     folder: PathBuf,
+    blobs: LocalBlobs,
     functions: HashSet<DigestFunction>,
 }
 
 impl BundleWriter {
-    /// Begins a bundle in `folder`, which must be empty or absent.
+    /// Begins a bundle in `folder`, which must be empty or absent, but that it may have blobs of one that was not finished.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder.join(BLOBS))?;
-        for entry in fs::read_dir(folder)? {
-            let name = entry?.file_name();
-            if name != BLOBS {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is not empty"));
+        if folder.exists() {
+            for entry in fs::read_dir(folder)? {
+                let name = entry?.file_name();
+                if name != BLOBS {
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is not empty"));
+                }
             }
         }
-        Ok(Self { folder: folder.to_owned(), functions: HashSet::new() })
+        let blobs = folder.join(BLOBS);
+        fs::create_dir_all(&blobs)?;
+        let blobs = LocalBlobs::Bundle(blobs);
+        Ok(Self { folder: folder.to_owned(), blobs, functions: HashSet::new() })
     }
 
-    /// Where the blob goes that `digest` names: its folder exists afterwards.
-    pub(crate) fn blob(&mut self, digest: &Digest) -> io::Result<PathBuf> {
-        let path = self.folder.join(BLOBS).join(blob_path(digest));
+    /// Where a blob goes.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(BLOBS).join(blob_path(digest))
+    }
+
+    /// Makes a place for a blob, and says whether it is to be filled: what lies there already may be the blob.
+    pub(crate) fn clear(&mut self, digest: &Digest) -> io::Result<bool> {
+        let path = self.path(digest);
         if self.functions.insert(digest.function())
             && let Some(parent) = path.parent()
         {
             fs::create_dir_all(parent)?;
         }
-        Ok(path)
+        if fs::symlink_metadata(&path).is_ok() {
+            if self.blobs.has(digest) {
+                return Ok(false);
+            }
+            fs::remove_file(&path)?;
+        }
+        Ok(true)
     }
 
     /// Writes the manifest: the folder is a bundle.
@@ -302,5 +318,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("precious"), "").unwrap();
         assert!(BundleWriter::create(folder.path()).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "and nothing is put beside it");
+    }
+
+    // What was recorded before is used again, and nothing else that lies there.
+    #[test]
+    fn what_lies_in_a_blobs_place_is_the_blob_or_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = DigestFunction::Sha256.digest(b"content");
+        let mut bundle = BundleWriter::create(&folder.path().join("new/bundle")).unwrap();
+        assert!(bundle.clear(&digest).unwrap());
+        let path = bundle.path(&digest);
+        fs::write(&path, "content").unwrap();
+        assert!(!bundle.clear(&digest).unwrap() && path.exists());
+        fs::write(&path, "contemt").unwrap();
+        assert!(bundle.clear(&digest).unwrap() && !path.exists());
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert!(bundle.clear(&digest).unwrap() && !path.is_symlink());
     }
 }

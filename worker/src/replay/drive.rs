@@ -98,7 +98,6 @@ pub(crate) async fn drive(
     let mut ended = futures::stream::iter(replay.futures_from(started)).buffer_unordered(replay.plan.jobs);
     tokio::pin!(interrupted);
     let mut lines = interval_at(started + LINE_EVERY, LINE_EVERY);
-    let mut failures_in_a_row = 0;
     let stop = loop {
         let ended = tokio::select! {
             ended = ended.next() => ended,
@@ -111,11 +110,10 @@ pub(crate) async fn drive(
         let Some(ended) = ended else {
             break (tally.executions < replay.planned()).then_some(Stop::Time);
         };
-        failures_in_a_row = if ended.outcome.is_err() { failures_in_a_row + 1 } else { 0 };
         tally.add(ended);
         bar.step();
         bar.message(&replay.in_short(tally, started));
-        if failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
+        if tally.failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
             break Some(Stop::Failures);
         }
     };
@@ -143,7 +141,11 @@ impl Replay<'_> {
         let begin = turns.peek().and_then(|turn| turn.start).unwrap_or_default();
         let turns = turns
             .map(move |turn| Turn { start: turn.start.map(|start| start.saturating_sub(begin)), ..turn });
-        let begins = move |turn: &Turn| turn.start.map_or_else(Instant::now, |start| started + start);
+        // One whose place becomes free too late begins then, and not when it should have.
+        let begins = move |turn: &Turn| {
+            let now = Instant::now();
+            turn.start.map_or(now, |start| now.max(started + start))
+        };
         let turns = turns.take_while(move |turn| until.is_none_or(|until| begins(turn) < until));
         turns.map(move |turn| self.take(turn, started))
     }

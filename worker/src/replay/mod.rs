@@ -2,9 +2,9 @@
 //!
 //! The rooms: [`recording`] is what is to be replayed, read from a log of Bazel's ([`log`]), a list of [`digests`], an
 //! action directory ([`remotetool`]) or a [`bundle`]; [`outcome`] is what can be compared of how an action went, [`blobs`] are
-//! what came along. [`closure`] is all that actions need, [`server`] is the other end. [`record`] makes a bundle. [`again`]
-//! is the other command: [`prepare`] uploads, [`drive`] executes at the times that [`pace`] says, [`tally`] counts and
-//! [`measure`] takes the time, [`compare`] finds what differs, [`trees`] where in a folder; [`report`], [`text`] and [`verdict`] say so.
+//! what came along. [`closure`] is all that actions need, [`server`] is the other end, from which a [`download`] comes. [`record`] makes a bundle. [`again`]
+//! is the other command: [`prepare`] makes actions ready, [`supply`] uploads, [`drive`] executes at the times that [`pace`] says, [`tally`] counts and
+//! [`measure`] takes the time, [`compare`] finds what differs, [`look`] and [`trees`] where in a folder; [`report`], [`text`] and [`verdict`] say so, and [`print`] writes it.
 //!
 //! **Architecture Invariant:** nothing here knows a longshore at the other end: it speaks to any server of the API.
 
@@ -14,17 +14,21 @@ mod bundle;
 mod closure;
 mod compare;
 mod digests;
+mod download;
 mod drive;
 mod log;
+mod look;
 mod measure;
 mod outcome;
 mod pace;
 mod prepare;
+mod print;
 mod record;
 mod recording;
 mod remotetool;
 mod report;
 mod server;
+mod supply;
 mod tally;
 mod text;
 mod trees;
@@ -39,6 +43,8 @@ pub use server::ServerArgs;
 use recording::RecordedAction;
 use verdict::Verdict;
 
+use crate::status_line::say;
+
 /// What an action is called in messages.
 fn name_of(action: &RecordedAction) -> String {
     if action.name.is_empty() {
@@ -46,6 +52,11 @@ fn name_of(action: &RecordedAction) -> String {
     } else {
         format!("{} (action {})", on_one_line(&action.name), action.digest)
     }
+}
+
+/// Says something with words of a recording's or a server's to the person at the terminal.
+fn tell(text: &str) {
+    say(&on_one_line(text));
 }
 
 /// Words of a recording's or a server's for a terminal: on one line, and nothing that it would obey.

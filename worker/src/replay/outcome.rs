@@ -41,17 +41,36 @@ pub(crate) enum Output {
     Symlink(String),
 }
 
+/// Why a response says nothing that can be compared.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OutcomeError {
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    /// It says that the action has run, and not how.
+    #[error("it is OK, and there is none")]
+    NoResult,
+}
+
 impl Outcome {
     /// What a response says; digests are of `function`.
     pub(crate) fn of(
         response: &reapi::ExecuteResponse,
         function: DigestFunction,
-    ) -> Result<Self, DigestError> {
+    ) -> Result<Self, OutcomeError> {
         let status = response.status.as_ref().map_or(Code::Ok, |status| Code::from(status.code));
         let Some(result) = &response.result else {
+            if status == Code::Ok {
+                return Err(OutcomeError::NoResult);
+            }
             return Ok(Self { status, exit_code: 0, outputs: BTreeMap::new() });
         };
         Ok(Self { status, exit_code: result.exit_code, outputs: outputs(result, function)? })
+    }
+
+    /// Whether it is the action that came to this: another status is of a server, a network or an account, which says
+    /// nothing of what the action does, and would say something else on another day.
+    pub(crate) fn is_of_the_action(&self) -> bool {
+        matches!(self.status, Code::Ok | Code::DeadlineExceeded | Code::InvalidArgument)
     }
 
     /// The paths at which two outcomes differ, and `<status>` or `<exit code>` where those do.
@@ -213,6 +232,18 @@ mod tests {
         };
         let failed = Outcome::of(&failed, DigestFunction::Sha256).unwrap();
         assert_eq!(failed.differences(&one)[0], "<status>");
+    }
+
+    // Nothing that was written would otherwise be the same as nothing that was said.
+    #[test]
+    fn an_action_that_has_run_has_a_result() {
+        let of = |response: &reapi::ExecuteResponse| Outcome::of(response, DigestFunction::Sha256);
+        let mut response = reapi::ExecuteResponse::default();
+        assert_eq!(of(&response), Err(OutcomeError::NoResult));
+        response.status = Some(rpc::Status::default());
+        assert_eq!(of(&response), Err(OutcomeError::NoResult));
+        response.result = Some(reapi::ActionResult::default());
+        assert_eq!(of(&response).unwrap().status, Code::Ok);
     }
 
     #[test]

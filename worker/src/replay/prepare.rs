@@ -2,30 +2,20 @@
 //! cached. Whatever is wrong with the recording's blobs is found here, and costs only the actions that need them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use futures::StreamExt as _;
-use longshore_cas_store::blob::StoreError;
 use longshore_cas_store::digest::Digest;
-use longshore_cas_store::source::FetchError;
-use longshore_proto::Message as _;
-use parking_lot::Mutex;
+use longshore_proto::{Message as _, reapi};
 
-use super::blobs::LocalBlobs;
-use super::closure::Closure;
 use super::name_of;
 use super::recording::{RecordedAction, Recording};
 use super::server::Server;
+use super::supply::{Broken, Supply, Uploaded};
 use crate::status_line::{Bar, size};
 
-/// Blobs of one wave: they are on our disk until they are uploaded.
-const WAVE_BLOBS_MAX: usize = 4096;
-/// Their bytes, beside a single larger blob.
-const WAVE_BYTES_MAX: u64 = 256 << 20;
-/// Blobs that are verified at once.
-const TAKEN_IN_AT_ONCE: usize = 8;
+/// `Action.do_not_cache` on the wire: field 7, a varint, 1.
+const DO_NOT_CACHE: [u8; 2] = [7 << 3, 1];
 
 /// The actions of a recording, ready to be executed on one server.
 pub(crate) struct Prepared {
@@ -36,38 +26,21 @@ pub(crate) struct Prepared {
     supply: Supply,
 }
 
-/// What was sent to the server.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Uploaded {
-    pub(crate) blobs: u64,
-    pub(crate) bytes: u64,
-}
-
-/// What the server can be given.
-struct Supply {
-    closure: Closure,
-    blobs: Arc<LocalBlobs>,
-    /// Actions that are not cached: the recording does not have them.
-    made: HashMap<Digest, Bytes>,
-    uploaded: Mutex<Uploaded>,
-}
-
-/// Makes everything ready; fails when the server cannot be asked, or refuses.
+/// Makes everything ready; fails when the server cannot be asked, or wants nothing of us.
 pub(crate) async fn prepare(server: &Server, recording: &Recording, bar: &Bar) -> anyhow::Result<Prepared> {
     server.reach().await?;
-    let blobs = recording.blobs.clone();
-    let supply =
-        Supply { closure: Closure::default(), blobs, made: HashMap::new(), uploaded: Mutex::default() };
-    let mut preparation = Preparation { server, supply, broken: HashMap::new(), no_actions: HashMap::new() };
-    let ready = preparation.actions(&recording.actions).await?;
+    let supply = Supply::new(recording.blobs.clone());
+    let mut preparation = Preparation { server, supply, broken: Broken::new(), no_actions: HashMap::new() };
+    let mut ready = preparation.actions(&recording.actions).await?;
     if !preparation.supply.blobs.is_elsewhere() {
-        preparation.directories().await;
+        preparation.directories().await?;
         preparation.upload(bar).await?;
     }
     let Preparation { supply, broken, no_actions, .. } = preparation;
-    let made: Vec<_> = supply.made.keys().copied().collect();
-    supply.send(server, made, |_| {}).await?;
     let spoilt = supply.closure.spoilt(broken.keys().copied());
+    ready.retain(|(index, _)| !spoilt.contains_key(&recording.actions[*index].digest));
+    let made = ready.iter().map(|(_, uncached)| *uncached).collect();
+    let unsent = supply.send(server, made, |_| {}).await?;
     let mut left_out = Vec::new();
     for (index, action) in recording.actions.iter().enumerate() {
         if let Some(reason) = no_actions.get(&action.digest) {
@@ -76,15 +49,21 @@ pub(crate) async fn prepare(server: &Server, recording: &Recording, bar: &Bar) -
             left_out.push((index, wrong_with(action.digest, *blob, &broken[blob])));
         }
     }
-    let is_whole = |(index, _): &(usize, Digest)| !spoilt.contains_key(&recording.actions[*index].digest);
-    Ok(Prepared { ready: ready.into_iter().filter(is_whole).collect(), left_out, supply })
+    for (index, uncached) in &ready {
+        if let Some(reason) = unsent.get(uncached) {
+            left_out.push((*index, format!("the action {reason}")));
+        }
+    }
+    left_out.sort_unstable();
+    ready.retain(|(_, uncached)| !unsent.contains_key(uncached));
+    Ok(Prepared { ready, left_out, supply })
 }
 
 struct Preparation<'s> {
     server: &'s Server,
     supply: Supply,
     /// Blobs that are not to be had, and why.
-    broken: HashMap<Digest, String>,
+    broken: Broken,
     /// Blobs that are no Actions, and why: nothing is wrong with them for whoever needs them as something else.
     no_actions: HashMap<Digest, String>,
 }
@@ -93,15 +72,13 @@ impl Preparation<'_> {
     /// Reads all Actions, and makes uncached ones of them.
     async fn actions(&mut self, actions: &[RecordedAction]) -> anyhow::Result<Vec<(usize, Digest)>> {
         let wanted: Vec<_> = actions.iter().map(|action| action.digest).collect();
-        let messages = self.messages(wanted).await?;
+        let messages = self.messages(wanted).await.context("cannot read the actions")?;
         let mut ready = Vec::with_capacity(actions.len());
         for (index, action) in actions.iter().enumerate() {
             let Some(message) = messages.get(&action.digest) else { continue };
             match self.supply.closure.action(action.digest, message) {
-                Ok(decoded) if decoded.do_not_cache => ready.push((index, action.digest)),
-                Ok(mut decoded) => {
-                    decoded.do_not_cache = true;
-                    let data = Bytes::from(decoded.encode_to_vec());
+                Ok(decoded) => {
+                    let data = uncached(message, decoded);
                     let digest = action.digest.function().digest(&data);
                     self.supply.made.insert(digest, data);
                     ready.push((index, digest));
@@ -114,42 +91,42 @@ impl Preparation<'_> {
         Ok(ready)
     }
 
-    /// Reads messages from the recording, or else from the server.
-    async fn messages(&mut self, wanted: Vec<Digest>) -> anyhow::Result<HashMap<Digest, Bytes>> {
+    /// Reads messages from the recording, and from the server what is not in order there.
+    async fn messages(&mut self, mut wanted: Vec<Digest>) -> anyhow::Result<HashMap<Digest, Bytes>> {
         let mut messages = HashMap::with_capacity(wanted.len());
+        let mut reasons = Broken::new();
         if !self.supply.blobs.is_elsewhere() {
             for (digest, outcome) in self.server.read_local(&self.supply.blobs, wanted).await {
                 match outcome {
                     Ok(message) => drop(messages.insert(digest, message)),
-                    Err(error) => drop(self.broken.insert(digest, format!("cannot be read: {error}"))),
+                    Err(error) => drop(reasons.insert(digest, format!("cannot be read: {error}"))),
                 }
             }
-            return Ok(messages);
+            wanted = reasons.keys().copied().collect();
         }
-        let mut fetches = self.server.fetch(wanted);
-        while let Some(fetched) = fetches.next().await {
-            match fetched.outcome {
-                Ok(pin) => drop(messages.insert(fetched.digest, self.server.read(&pin).await?)),
-                Err(error) => match wrong_there(&error) {
-                    Some(reason) => drop(self.broken.insert(fetched.digest, reason)),
-                    None => return Err(error).context("cannot read the actions"),
-                },
+        let mut download = self.server.download(wanted);
+        while let Some((digest, outcome)) = download.next().await? {
+            match outcome {
+                Ok(pin) => drop(messages.insert(digest, self.server.read(&pin).await?)),
+                // What is wrong with the recording is the more useful of the two.
+                Err(reason) => {
+                    let reason = reasons.remove(&digest).unwrap_or(reason);
+                    self.broken.insert(digest, reason);
+                }
             }
         }
         Ok(messages)
     }
 
     /// Reads all Directories, level by level.
-    async fn directories(&mut self) {
+    async fn directories(&mut self) -> anyhow::Result<()> {
         loop {
             let pending = self.supply.closure.take_pending();
             if pending.is_empty() {
-                return;
+                return Ok(());
             }
-            for (digest, outcome) in self.server.read_local(&self.supply.blobs, pending).await {
-                let read = outcome.map_err(|error| format!("cannot be read: {error}"));
-                let taken = read.and_then(|message| self.supply.closure.directory(digest, &message));
-                if let Err(reason) = taken {
+            for (digest, message) in self.messages(pending).await.context("cannot read the folders")? {
+                if let Err(reason) = self.supply.closure.directory(digest, &message) {
                     self.broken.insert(digest, reason);
                 }
             }
@@ -159,6 +136,7 @@ impl Preparation<'_> {
     /// Uploads what the server lacks.
     async fn upload(&mut self, bar: &Bar) -> anyhow::Result<()> {
         let mut blobs: Vec<_> = self.supply.closure.blobs().into_iter().collect();
+        blobs.retain(|digest| !self.broken.contains_key(digest));
         blobs.sort_unstable();
         let report = |uploaded: Uploaded| {
             bar.message(&format!("uploaded {} blobs, {}", uploaded.blobs, size(uploaded.bytes)));
@@ -166,46 +144,6 @@ impl Preparation<'_> {
         let broken = self.supply.send(self.server, blobs, report).await?;
         self.broken.extend(broken);
         Ok(())
-    }
-}
-
-impl Supply {
-    /// Sends the server those of `blobs` that it lacks; returns those that are not to be had, and why.
-    async fn send(
-        &self,
-        server: &Server,
-        blobs: Vec<Digest>,
-        report: impl Fn(Uploaded),
-    ) -> anyhow::Result<HashMap<Digest, String>> {
-        let missing = server.remote.find_missing(&blobs).await?;
-        server.remote.forget(&missing);
-        let mut broken = HashMap::new();
-        for wave in waves(missing) {
-            let ingests = wave.into_iter().map(|digest| async move {
-                let taken = match self.made.get(&digest) {
-                    Some(data) => server.put(digest, data.clone()).await.map_err(|error| error.to_string()),
-                    None => server.take_in(&self.blobs, digest).await,
-                };
-                (digest, taken)
-            });
-            let taken: Vec<_> =
-                futures::stream::iter(ingests).buffer_unordered(TAKEN_IN_AT_ONCE).collect().await;
-            let mut pins = Vec::with_capacity(taken.len());
-            for (digest, outcome) in taken {
-                match outcome {
-                    Ok(pin) => pins.push(pin),
-                    Err(reason) => drop(broken.insert(digest, format!("cannot be uploaded: {reason}"))),
-                }
-            }
-            server.remote.upload(&pins).await?;
-            let mut uploaded = self.uploaded.lock();
-            uploaded.blobs += pins.len() as u64;
-            uploaded.bytes += pins.iter().map(|pin| pin.digest().size_bytes()).sum::<u64>();
-            let so_far = *uploaded;
-            drop(uploaded);
-            report(so_far);
-        }
-        Ok(broken)
     }
 }
 
@@ -236,63 +174,40 @@ impl Prepared {
     }
 }
 
-/// What is wrong with one blob on the server; nothing where the server itself, or our disk, cannot be used.
-pub(super) fn wrong_there(error: &FetchError) -> Option<String> {
-    match error {
-        FetchError::Missing => Some("is not on the server".to_owned()),
-        FetchError::Corrupt { .. } => Some(format!("is wrong on the server: {error}")),
-        FetchError::Store(store) if matches!(**store, StoreError::TooLarge { .. }) => {
-            Some("is too large to be fetched".to_owned())
-        }
-        FetchError::Store(_) | FetchError::Unavailable { .. } => None,
-    }
-}
-
 /// What is wrong with an action for want of a blob: which may be itself.
 pub(super) fn wrong_with(action: Digest, blob: Digest, reason: &str) -> String {
     if action == blob { format!("the action {reason}") } else { format!("blob {blob} {reason}") }
 }
 
-/// Cuts a list of blobs into pieces that fit our disk.
-fn waves(blobs: Vec<Digest>) -> Vec<Vec<Digest>> {
-    let mut waves: Vec<Vec<Digest>> = Vec::new();
-    let mut bytes = u64::MAX;
-    for digest in blobs {
-        let size_bytes = digest.size_bytes();
-        bytes = bytes.saturating_add(size_bytes);
-        match waves.last_mut() {
-            Some(wave) if bytes <= WAVE_BYTES_MAX && wave.len() < WAVE_BLOBS_MAX => wave.push(digest),
-            _ => {
-                waves.push(vec![digest]);
-                bytes = size_bytes;
-            }
-        }
+/// The same action, not cached. Of one with fields that we do not know nothing is lost; any other one is written as every
+/// client writes it, field by field.
+fn uncached(message: &Bytes, mut action: reapi::Action) -> Bytes {
+    if action.do_not_cache {
+        message.clone()
+    } else if action.encode_to_vec() == *message {
+        action.do_not_cache = true;
+        action.encode_to_vec().into()
+    } else {
+        [&message[..], &DO_NOT_CACHE].concat().into()
     }
-    waves
 }
 
 #[cfg(test)]
 mod tests {
-    use longshore_cas_store::digest::DigestFunction;
-    use proptest::prelude::*;
-
     use super::*;
 
-    proptest! {
-        #[test]
-        fn waves_are_bounded_and_lose_nothing(sizes in prop::collection::vec(0_i64..200 << 20, 0..50)) {
-            let hash = DigestFunction::Sha256.digest(b"").hash_hex();
-            let blobs: Vec<_> = sizes
-                .iter()
-                .map(|size| Digest::parse(DigestFunction::Sha256, &hash, *size).unwrap())
-                .collect();
-            let waves = waves(blobs.clone());
-            prop_assert_eq!(waves.concat(), blobs);
-            for wave in waves {
-                let bytes: u64 = wave.iter().map(Digest::size_bytes).sum();
-                prop_assert!(wave.len() == 1 || bytes <= WAVE_BYTES_MAX);
-                prop_assert!(!wave.is_empty() && wave.len() <= WAVE_BLOBS_MAX);
-            }
-        }
+    // A server may know more of an action than we do.
+    #[test]
+    fn an_action_keeps_what_we_do_not_know_of_it() {
+        let known = reapi::Action { salt: b"salt".into(), ..Default::default() };
+        let expected = reapi::Action { do_not_cache: true, ..known.clone() };
+        let plain = Bytes::from(known.encode_to_vec());
+        assert_eq!(uncached(&plain, known.clone()), expected.encode_to_vec());
+        // Field 100, a varint, 5.
+        let unknown = [0xa0, 0x06, 0x05];
+        let whole = Bytes::from([&plain[..], &unknown].concat());
+        let made = uncached(&whole, reapi::Action::decode(whole.clone()).unwrap());
+        assert_eq!(reapi::Action::decode(made.clone()).unwrap(), expected);
+        assert!(made.windows(unknown.len()).any(|window| window == unknown), "{made:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! `longshore record`: a bundle from a recording and the CAS that still has its blobs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,23 +8,22 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
-use futures::StreamExt as _;
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::digest::Digest;
 
 use super::bundle::BundleWriter;
 use super::closure::Closure;
 use super::outcome::Output;
-use super::prepare::{wrong_there, wrong_with};
+use super::prepare::wrong_with;
 use super::recording::{RecordedAction, Recording};
-use super::server::{Server, ServerArgs};
-use super::{Verdict, name_of};
+use super::server::{Server, ServerArgs, is_mistake, is_of_the_server};
+use super::{Verdict, name_of, tell};
 use crate::signals::Signals;
 use crate::status_line::{Bar, say, size, unless_gone};
 
 /// The store that blobs pass through is as large as the bundle: both have the same files.
 const STORE_BYTES_MAX: u64 = u64::MAX / 2;
-/// Actions that are named, of those that are left out.
+/// Actions that are named, of those that are left out, and problems of the recording.
 const NAMED_MAX: usize = 20;
 
 /// Make a bundle: actions with everything that they need, in a folder
@@ -55,8 +54,8 @@ pub struct RecordArgs {
 /// # Errors
 /// A bundle that cannot be written. What is wrong with the recording or the server is in the exit code, and said.
 pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = args.server.contradiction() {
-        say(reason);
+    if let Some(reason) = args.server.mistake() {
+        tell(&reason);
         return Ok(Verdict::BadInput.into());
     }
     let recording = match Recording::open(&args.recording) {
@@ -66,25 +65,34 @@ pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
             return Ok(Verdict::BadInput.into());
         }
         Err(error) => {
-            say(&error.to_string());
+            tell(&error.to_string());
             return Ok(Verdict::BadInput.into());
         }
     };
-    for problem in &recording.problems {
-        say(problem);
+    for problem in recording.problems.iter().take(NAMED_MAX) {
+        tell(problem);
+    }
+    if recording.problems.len() > NAMED_MAX {
+        say(&format!("{} more problems of the recording", recording.problems.len() - NAMED_MAX));
     }
     let mut signals = Signals::new()?;
     let bundle = BundleWriter::create(&args.bundle)
         .with_context(|| format!("cannot make a bundle in {}", args.bundle.display()))?;
-    let server = Server::open(&args.server, &args.bundle, STORE_BYTES_MAX)?;
+    let server = match Server::open(&args.server, &args.bundle, STORE_BYTES_MAX) {
+        Err(error) if is_mistake(&error) => {
+            tell(&format!("{error:#}"));
+            return Ok(Verdict::BadInput.into());
+        }
+        server => server?,
+    };
     let mut recorder = Recorder {
         server,
         bundle,
         closure: Closure::default(),
         broken: HashMap::new(),
         no_actions: HashMap::new(),
-        blobs: 0,
-        bytes: 0,
+        recorded: HashSet::new(),
+        lacks_trees: false,
     };
     let bar = Bar::spinner();
     let gathered = tokio::select! {
@@ -96,9 +104,12 @@ pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
         }
     };
     drop(bar);
-    if let Err(error) = gathered {
-        say(&format!("{error:#}"));
-        return Ok(Verdict::Errors.into());
+    match gathered {
+        Err(error) if is_of_the_server(&error) => {
+            tell(&format!("{error:#}"));
+            return Ok(Verdict::Errors.into());
+        }
+        gathered => gathered?,
     }
     recorder.finish(&args, &recording)
 }
@@ -111,8 +122,10 @@ struct Recorder {
     broken: HashMap<Digest, String>,
     /// Blobs that are no Actions, and why: nothing is wrong with them for whoever needs them as something else.
     no_actions: HashMap<Digest, String>,
-    blobs: u64,
-    bytes: u64,
+    /// Blobs of the bundle, whoever put them there.
+    recorded: HashSet<Digest>,
+    /// Whether the server was of no use any more when it was asked for output folders.
+    lacks_trees: bool,
 }
 
 impl Recorder {
@@ -140,7 +153,8 @@ impl Recorder {
         self.output_trees(actions, bar).await
     }
 
-    /// Output folders are compared by their trees; a server that has evicted them leaves their digests to compare.
+    /// Output folders are compared by their trees; a server that has evicted them leaves their digests to compare. Nobody
+    /// needs them to execute an action: the bundle is made without them.
     async fn output_trees(&mut self, actions: &[RecordedAction], bar: &Bar) -> anyhow::Result<()> {
         let outputs = actions.iter().filter_map(|action| action.outcome.as_ref());
         let mut trees: Vec<Digest> = outputs
@@ -151,9 +165,16 @@ impl Recorder {
         trees.sort_unstable();
         trees.dedup();
         let broken = self.broken.clone();
-        self.fetch(trees, bar, async |_, _| Ok(())).await?;
+        let fetched = self.fetch(trees, bar, async |_, _| Ok(())).await;
         self.broken = broken;
-        Ok(())
+        match fetched {
+            Err(error) if is_of_the_server(&error) => {
+                tell(&format!("not all output folders are in the bundle: {error:#}"));
+                self.lacks_trees = true;
+                Ok(())
+            }
+            fetched => fetched,
+        }
     }
 
     /// Fetches messages into the bundle, and returns those that came.
@@ -174,26 +195,36 @@ impl Recorder {
         bar: &Bar,
         mut take: impl AsyncFnMut(&Server, BlobPin) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut fetches = self.server.fetch(wanted);
-        while let Some(fetched) = fetches.next().await {
-            let pin = match fetched.outcome {
+        let mut bytes = self.bytes();
+        let mut download = self.server.download(wanted);
+        while let Some((digest, outcome)) = download.next().await? {
+            let pin = match outcome {
                 Ok(pin) => pin,
-                Err(error) => {
-                    let Some(reason) = wrong_there(&error) else { return Err(error.into()) };
-                    self.broken.insert(fetched.digest, reason);
+                Err(reason) => {
+                    self.broken.insert(digest, reason);
                     continue;
                 }
             };
-            let path = self.bundle.blob(&fetched.digest)?;
-            if !path.exists() {
-                self.server.link(&pin, path).await.context("cannot write to the bundle")?;
-                self.blobs += 1;
-                self.bytes += fetched.digest.size_bytes();
+            if self.recorded.insert(digest) {
+                let path = self.bundle.path(&digest);
+                let write = async {
+                    if self.bundle.clear(&digest)? {
+                        self.server.link(&pin, path.clone()).await?;
+                    }
+                    anyhow::Ok(())
+                };
+                write.await.with_context(|| format!("cannot write {}", path.display()))?;
+                bytes += digest.size_bytes();
             }
-            bar.message(&format!("{} blobs, {}", self.blobs, size(self.bytes)));
+            bar.message(&format!("{} blobs, {}", self.recorded.len(), size(bytes)));
             take(&self.server, pin).await?;
         }
         Ok(())
+    }
+
+    /// What the blobs of the bundle take.
+    fn bytes(&self) -> u64 {
+        self.recorded.iter().map(Digest::size_bytes).sum()
     }
 
     /// Writes the manifest, and says what is not in it.
@@ -213,7 +244,7 @@ impl Recorder {
             .partition(|(_, wrong)| wrong.is_some());
         for (action, reason) in left_out.iter().take(NAMED_MAX) {
             let reason = reason.as_deref().unwrap_or_default();
-            say(&format!("{} is left out: {reason}", name_of(action)));
+            tell(&format!("{} is left out: {reason}", name_of(action)));
         }
         if left_out.len() > NAMED_MAX {
             say(&format!("{} more actions are left out", left_out.len() - NAMED_MAX));
@@ -222,22 +253,24 @@ impl Recorder {
             say("there is nothing to make a bundle of");
             return Ok(Verdict::Errors.into());
         }
-        self.bundle.finish(actions.iter().map(|(action, _)| *action)).context("cannot write the manifest")?;
+        let (blobs, bytes) = (self.recorded.len(), size(self.bytes()));
+        let bundle = args.bundle.display();
+        let finished = self.bundle.finish(actions.iter().map(|(action, _)| *action));
+        finished.with_context(|| format!("cannot write the manifest of {bundle}"))?;
         let of = if left_out.is_empty() { String::new() } else { format!(" of {}", recording.actions.len()) };
         let written = writeln!(
             std::io::stdout(),
-            "recorded {}{of} actions with {} blobs, {}, in {}",
-            actions.len(),
-            self.blobs,
-            size(self.bytes),
-            args.bundle.display()
+            "recorded {}{of} actions with {blobs} blobs, {bytes}, in {bundle}",
+            actions.len()
         );
         unless_gone(written).context("cannot say what was recorded")?;
-        Ok(match (left_out.is_empty(), recording.problems.is_empty()) {
-            (false, _) => Verdict::Errors,
-            (true, false) => Verdict::BadInput,
-            (true, true) => Verdict::Equal,
-        }
-        .into())
+        let verdict = if self.lacks_trees || !left_out.is_empty() {
+            Verdict::Errors
+        } else if recording.problems.is_empty() {
+            Verdict::Equal
+        } else {
+            Verdict::BadInput
+        };
+        Ok(verdict.into())
     }
 }

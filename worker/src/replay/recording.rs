@@ -1,6 +1,7 @@
 //! What is to be replayed, wherever it comes from: actions, how they went, and the blobs that came along.
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub(crate) struct RecordedAction {
     pub(crate) name: String,
     /// When it was started, counted from the first one.
     pub(crate) start: Duration,
-    /// How it went, where that is known.
+    /// How it went, where that is known, and where it is the action that went and not a server that failed.
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -80,7 +81,7 @@ impl InputError {
 impl Recording {
     /// Reads a log, a list of digests, a bundle or an action directory; `-` is a list of digests on stdin.
     pub(crate) fn open(path: &Path) -> Result<Self, InputError> {
-        let recording = if path == Path::new("-") {
+        let mut recording = if path == Path::new("-") {
             digests::read(path, std::io::stdin().lock())
         } else if path.is_dir() {
             open_folder(path)
@@ -94,6 +95,10 @@ impl Recording {
                 [first, more @ ..] => format!("it has no action; {first}; and {} more like that", more.len()),
             };
             return Err(InputError::unsuitable(path, reason));
+        }
+        for action in &mut recording.actions {
+            // How a server failed is nothing to compare with.
+            action.outcome.take_if(|outcome| !outcome.is_of_the_action());
         }
         Ok(recording)
     }
@@ -113,11 +118,13 @@ fn open_folder(path: &Path) -> Result<Recording, InputError> {
 
 fn open_file(path: &Path) -> Result<Recording, InputError> {
     let read = InputError::read(path);
-    let open = || std::fs::File::open(path).map_err(&read);
+    let mut file = File::open(path).map_err(&read)?;
     let mut sample = Vec::new();
-    open()?.take(SAMPLE_BYTES).read_to_end(&mut sample).map_err(&read)?;
-    let file = std::io::BufReader::new(open()?);
-    if is_text(&sample) { digests::read(path, file) } else { log::read(path, file) }
+    (&mut file).take(SAMPLE_BYTES).read_to_end(&mut sample).map_err(&read)?;
+    let is_text = is_text(&sample);
+    // What was read of a pipe is not there a second time.
+    let whole = BufReader::new(Cursor::new(sample).chain(file));
+    if is_text { digests::read(path, whole) } else { log::read(path, whole) }
 }
 
 /// Every entry of a log has lengths and tags below the space.
@@ -127,7 +134,43 @@ fn is_text(sample: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+
+    use longshore_cas_store::digest::DigestFunction;
+
     use super::*;
+
+    // `replay <(cat list)`.
+    #[test]
+    fn a_pipe_is_read_from_its_beginning() {
+        let digests: Vec<_> = (0..100_u8).map(|number| DigestFunction::Sha256.digest(&[number])).collect();
+        let list: Vec<_> = digests.iter().map(|digest| format!("{digest}\n")).collect();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(list.concat().as_bytes()).unwrap();
+        drop(writer);
+        let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        let recording = Recording::open(&path).unwrap();
+        assert_eq!(recording.problems, Vec::<String>::new());
+        assert_eq!(recording.actions.iter().map(|action| action.digest).collect::<Vec<_>>(), digests);
+    }
+
+    // A recorded failure of a server is nothing that another one has to do as well.
+    #[test]
+    fn how_a_server_failed_is_not_how_an_action_went() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |status| {
+            let digest = DigestFunction::Sha256.digest(&[status]);
+            format!("{{\"action\":\"{digest}\",\"outcome\":{{\"status\":{status}}}}}\n")
+        };
+        let header = "{\"format\":\"longshore-bundle\",\"version\":1,\"actions\":4}\n";
+        let [fine, late, internal, gone] = [0, 4, 13, 14].map(line);
+        let manifest = [header, &fine, &late, &internal, &gone].concat();
+        std::fs::write(folder.path().join(bundle::MANIFEST), manifest).unwrap();
+        let recording = Recording::open(folder.path()).unwrap();
+        let known: Vec<_> = recording.actions.iter().map(|action| action.outcome.is_some()).collect();
+        assert_eq!(known, [true, true, false, false]);
+    }
 
     #[test]
     fn what_is_none_of_them_is_said() {

@@ -20,6 +20,8 @@ pub(crate) struct Run<'r> {
     pub(crate) args: &'r ReplayArgs,
     pub(crate) began: SystemTime,
     pub(crate) remote: RemoteStats,
+    /// By index into the recording: folders that were not looked into, and why.
+    pub(crate) unread: &'r [(usize, String)],
 }
 
 /// All of it.
@@ -50,7 +52,7 @@ pub(crate) struct Report {
     /// What is wrong with the recording.
     pub(crate) problems: Vec<String>,
     /// Actions that were not executed.
-    pub(crate) left_out: Vec<LeftOut>,
+    pub(crate) left_out: Vec<Note>,
     /// Whether it is the server that lacks what these need.
     #[serde(skip)]
     has_no_blobs: bool,
@@ -77,12 +79,17 @@ pub(crate) struct Report {
     pub(crate) unrecorded: usize,
     pub(crate) different: Vec<Difference>,
     pub(crate) nondeterministic: Vec<Difference>,
+    /// Of these two, those that are judged by the digests of folders which were not looked into.
+    pub(crate) unread: Vec<Note>,
+    /// Actions whose results are equal, and of which executions failed.
+    pub(crate) partly_failed: usize,
     /// Actions that have no result, since they failed or were not executed.
     pub(crate) without_result: usize,
 }
 
+/// An action, and why something was not done with it.
 #[derive(Debug, Serialize)]
-pub(crate) struct LeftOut {
+pub(crate) struct Note {
     pub(crate) action: String,
     pub(crate) name: String,
     pub(crate) reason: String,
@@ -112,6 +119,13 @@ impl Difference {
     }
 }
 
+impl Note {
+    fn new(action: &RecordedAction, reason: String) -> Self {
+        let (action, name) = identify(action);
+        Self { action, name, reason }
+    }
+}
+
 fn identify(action: &RecordedAction) -> (String, String) {
     (digests::format(&action.digest), action.name.clone())
 }
@@ -125,10 +139,11 @@ impl Report {
         tally: Tally,
     ) -> Self {
         let uploaded = prepared.uploaded();
-        let left_out = prepared.left_out.iter().map(|(index, reason)| {
-            let (action, name) = identify(&recording.actions[*index]);
-            LeftOut { action, name, reason: reason.clone() }
-        });
+        let reasons = |reasons: &[(usize, String)]| {
+            let reason =
+                |(index, reason): &(usize, String)| Note::new(&recording.actions[*index], reason.clone());
+            reasons.iter().map(reason).collect()
+        };
         let failures = tally.failures.iter().map(|(reason, (executions, index))| {
             let (action, name) = identify(&recording.actions[*index]);
             FailureLine { reason: reason.clone(), executions: *executions, action, name }
@@ -154,7 +169,7 @@ impl Report {
             stopped: tally.stop,
             next: tally.stop.map(|_| tally.next),
             problems: recording.problems.clone(),
-            left_out: left_out.collect(),
+            left_out: reasons(&prepared.left_out),
             has_no_blobs: recording.blobs.is_elsewhere(),
             uploaded_blobs: uploaded.blobs,
             uploaded_bytes: uploaded.bytes,
@@ -173,6 +188,8 @@ impl Report {
             unrecorded: recording.actions.iter().filter(|action| action.outcome.is_none()).count(),
             different: Vec::new(),
             nondeterministic: Vec::new(),
+            unread: reasons(run.unread),
+            partly_failed: 0,
             without_result: 0,
         };
         for (action, seen) in recording.actions.iter().zip(&tally.seen) {
@@ -182,7 +199,8 @@ impl Report {
                 continue;
             }
             if findings.unstable.is_empty() && findings.changed.is_empty() {
-                report.equal += 1;
+                let count = if seen.has_failed { &mut report.partly_failed } else { &mut report.equal };
+                *count += 1;
             }
             if !findings.unstable.is_empty() {
                 report.nondeterministic.push(Difference::new(action, findings.unstable));

@@ -1,10 +1,11 @@
 //! The server that is recorded from or replayed against, and a store of our own for what passes through.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
 use futures::stream::BoxStream;
@@ -13,14 +14,16 @@ use longshore_cas_store::digest::{Digest, FileKey};
 use longshore_cas_store::dir::OsDir;
 use longshore_cas_store::io::Environment;
 use longshore_cas_store::root::StoreRoot;
-use longshore_cas_store::source::{BlobSource as _, Fetched};
+use longshore_cas_store::source::{BlobSource as _, FetchError, Fetched};
 use tempfile::TempDir;
+use tonic::Code;
 
 use super::blobs::LocalBlobs;
+use super::download::Download;
 use crate::config::{Address, Span};
 use crate::connect::{Pings, TlsOptions};
 use crate::environment::{Threads, environment};
-use crate::remote::{Remote, RemoteOptions};
+use crate::remote::{Remote, RemoteError, RemoteOptions};
 
 /// How long a server may take for its first answer, beside the time for which it may be gone.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -76,11 +79,22 @@ impl ServerArgs {
         }
     }
 
-    /// What options contradict each other, if any do.
-    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+    /// What is wrong with the options, if something is: they contradict each other, or name files that are of no use.
+    pub(crate) fn mistake(&self) -> Option<String> {
         let says_whom_to_trust = self.ca.is_some() || self.certificate.is_some();
-        (says_whom_to_trust && !self.server.is_secure)
-            .then_some("--ca, --certificate and --key are for servers that speak TLS: say grpcs://HOST:PORT")
+        if says_whom_to_trust && !self.server.is_secure {
+            let reason =
+                "--ca, --certificate and --key are for servers that speak TLS: say grpcs://HOST:PORT";
+            return Some(reason.to_owned());
+        }
+        let files = [
+            ("--ca", &self.ca),
+            ("--certificate", &self.certificate),
+            ("--key", &self.key),
+            ("--token-file", &self.token_file),
+        ];
+        let mut named = files.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)));
+        named.find_map(|(option, path)| Some(format!("{option}: {}: {}", path.display(), fault_of(path)?)))
     }
 }
 
@@ -95,6 +109,14 @@ pub(crate) struct Server {
     _root: StoreRoot,
     /// Dropped last: the folder is gone then.
     _folder: TempDir,
+}
+
+/// A server takes questions, and that is all.
+#[derive(Debug, thiserror::Error)]
+#[error("{uri} does not answer: nothing came for {answer_time_max:?}")]
+struct Silent {
+    uri: String,
+    answer_time_max: Duration,
 }
 
 impl Server {
@@ -115,13 +137,27 @@ impl Server {
         let answer_time_max = self.outage_max.saturating_add(ANSWER_TIME);
         match tokio::time::timeout(answer_time_max, self.remote.reach()).await {
             Ok(reached) => Ok(reached?),
-            Err(_) => bail!("{} does not answer: nothing came for {answer_time_max:?}", self.uri),
+            Err(_) => Err(Silent { uri: self.uri.clone(), answer_time_max }.into()),
         }
     }
 
     /// Fetches blobs, each of which is verified.
     pub(crate) fn fetch(&self, wanted: Vec<Digest>) -> BoxStream<'static, Fetched> {
         self.remote.fetch(wanted, self.store.clone())
+    }
+
+    /// Fetches blobs, of which those that cannot be had cost no others.
+    pub(crate) fn download(&self, wanted: Vec<Digest>) -> Download<'_> {
+        Download::new(self, wanted)
+    }
+
+    /// Whether the server has an answer to another question about that blob: then what it failed to do lies with the blob.
+    pub(crate) async fn answers(&self, digest: &Digest) -> bool {
+        match self.remote.find_missing(&[*digest]).await {
+            Ok(_) => true,
+            Err(RemoteError::Refused { code, .. }) => !is_about_us(code),
+            Err(_) => false,
+        }
     }
 
     /// Reads a blob that is held.
@@ -150,7 +186,7 @@ impl Server {
         let (store, digest) = (self.store.clone(), *pin.digest());
         let link = move || -> anyhow::Result<()> {
             if digest.is_empty() {
-                std::fs::write(&path, b"")?;
+                fs::write(&path, b"")?;
                 return Ok(());
             }
             let (parent, name) = path.parent().zip(path.file_name()).context("a path without a name")?;
@@ -186,4 +222,34 @@ impl Server {
         }
         writer.finish().await.map_err(|error| error.to_string())
     }
+}
+
+/// What is wrong with a file that an option names, if something is. What comes by a pipe can be read only once, and is not
+/// looked at.
+fn fault_of(path: &Path) -> Option<String> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return None;
+    }
+    match fs::read(path) {
+        Ok(content) if content.trim_ascii().is_empty() => Some("is empty".to_owned()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Whether an error is of the command line: its options make no client.
+pub(crate) fn is_mistake(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(RemoteError::Configuration(_)))
+}
+
+/// Whether an error is of the server, and not of our own disk.
+pub(crate) fn is_of_the_server(error: &anyhow::Error) -> bool {
+    error.is::<Silent>()
+        || matches!(error.downcast_ref(), Some(FetchError::Unavailable { .. }))
+        || matches!(error.downcast_ref(), Some(RemoteError::Unavailable { .. } | RemoteError::Refused { .. }))
+}
+
+/// Whether a refusal is of whoever asks, or of the whole method, whatever blob it is about.
+pub(crate) fn is_about_us(code: Code) -> bool {
+    matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented)
 }

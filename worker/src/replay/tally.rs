@@ -32,6 +32,10 @@ pub(crate) struct Tally {
     pub(crate) next: u64,
     /// Those after it that have.
     ahead: BTreeSet<u64>,
+    /// Failures since the last result.
+    pub(crate) failures_in_a_row: u32,
+    /// The first execution among them.
+    failing_since: u64,
 }
 
 /// Why not everything was executed that was to be.
@@ -61,6 +65,8 @@ impl Tally {
             stop: None,
             next: skip,
             ahead: BTreeSet::new(),
+            failures_in_a_row: 0,
+            failing_since: u64::MAX,
         }
     }
 
@@ -73,6 +79,7 @@ impl Tally {
         self.late_max = self.late_max.max(ended.late);
         let code = match ended.outcome {
             Ok(outcome) => {
+                (self.failures_in_a_row, self.failing_since) = (0, u64::MAX);
                 self.times.add(ended.took, ended.metadata.as_ref());
                 let status = outcome.status;
                 self.seen[ended.index].add(outcome);
@@ -80,6 +87,9 @@ impl Tally {
             }
             Err(failure) => {
                 self.failed += 1;
+                self.failures_in_a_row += 1;
+                self.failing_since = self.failing_since.min(ended.number);
+                self.seen[ended.index].has_failed = true;
                 let mut reason = status_name(failure.code);
                 if !failure.reason.is_empty() {
                     reason = format!("{reason}: {}", failure.reason);
@@ -97,5 +107,48 @@ impl Tally {
     /// Nothing more comes.
     pub(crate) fn stopped(&mut self, stop: Option<Stop>, elapsed: Duration) {
         (self.stop, self.elapsed) = (stop, elapsed);
+        if stop == Some(Stop::Failures) {
+            // What a server that fails everything was given is still to be done.
+            self.next = self.next.min(self.failing_since);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::super::drive::Failure;
+    use super::super::outcome::Outcome;
+    use super::*;
+
+    fn ended(number: u64, is_fine: bool) -> Ended {
+        let outcome = Outcome { status: Code::Ok, exit_code: 0, outputs: BTreeMap::new() };
+        let failure = Failure { code: Code::Internal, reason: String::new() };
+        Ended {
+            number,
+            index: 0,
+            outcome: if is_fine { Ok(outcome) } else { Err(failure) },
+            metadata: None,
+            took: Duration::ZERO,
+            late: Duration::ZERO,
+        }
+    }
+
+    // What a server that fails everything was given is done later; what failed here and there has failed.
+    #[test]
+    fn after_too_many_failures_it_goes_on_at_the_first_of_them() {
+        let after = |stop| {
+            let mut tally = Tally::new(1, 10);
+            for (number, is_fine) in
+                [(10, false), (11, true), (14, true), (13, false), (12, false), (15, false)]
+            {
+                tally.add(ended(number, is_fine));
+            }
+            tally.stopped(stop, Duration::ZERO);
+            (tally.failures_in_a_row, tally.next)
+        };
+        assert_eq!(after(Some(Stop::Failures)), (3, 12));
+        assert_eq!(after(Some(Stop::Time)), (3, 16));
     }
 }

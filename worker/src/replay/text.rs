@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use super::measure::{Percentiles, Phase};
 use super::on_one_line;
-use super::report::{Difference, FailureLine, Report};
+use super::report::{Difference, FailureLine, Note, Report};
 use super::tally::Stop;
 
 /// Lines of each kind that a person is shown; the JSON form has all.
@@ -27,14 +27,16 @@ impl fmt::Display for Report {
             writeln!(f, "  statuses      {}", statuses.collect::<Vec<_>>().join(", "))?;
         }
         writeln!(f, "  equal         {} actions", self.equal)?;
+        if self.partly_failed > 0 {
+            writeln!(f, "  partly failed {} actions are equal where they have results", self.partly_failed)?;
+        }
         if self.unrecorded > 0 {
             writeln!(f, "  unrecorded    {} actions are compared with themselves alone", self.unrecorded)?;
         }
         self.times(f)?;
         lines(f, "problems of the recording", &self.problems, Clone::clone)?;
-        lines(f, "left out", &self.left_out, |line| {
-            format!("{}: {}", named(&line.name, &line.action), line.reason)
-        })?;
+        let reason = |line: &Note| format!("{}: {}", named(&line.name, &line.action), line.reason);
+        lines(f, "left out", &self.left_out, reason)?;
         lines(f, "failed", &self.failures, |line| {
             let FailureLine { reason, executions, action, name } = line;
             format!("{executions} times, first {}: {reason}", named(name, action))
@@ -51,6 +53,7 @@ impl fmt::Display for Report {
         };
         lines(f, "not as recorded", &self.different, difference)?;
         lines(f, "not deterministic", &self.nondeterministic, difference)?;
+        lines(f, "judged by the digests of folders that were not looked into", &self.unread, reason)?;
         Ok(())
     }
 }

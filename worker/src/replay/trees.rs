@@ -1,86 +1,57 @@
 //! What lies in output folders: two servers may write the same `Tree` in different ways, and a person wants to know
 //! which file of a folder differs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bytes::Bytes;
-use futures::StreamExt as _;
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::tree;
 use longshore_proto::Message as _;
 use longshore_proto::raw::RawTree;
 
-use super::blobs::LocalBlobs;
 use super::outcome::{Outcome, Output};
-use super::server::Server;
 
 /// The most entries that a tree is spelled out to.
 const ENTRIES_MAX: usize = 100_000;
-/// The most trees that are read at once.
-const TREES_MAX: usize = 10_000;
 
-/// Replaces folders by what is in them, wherever that can be read for all of `outcomes`.
-pub(crate) async fn spell_out<'a>(
-    server: &Server,
-    blobs: &LocalBlobs,
-    outcomes: impl Iterator<Item = &'a mut Outcome>,
-) {
-    let mut outcomes: Vec<_> = outcomes.collect();
-    let trees = |outcome: &&mut Outcome| -> Vec<(String, Digest)> {
-        let outputs = outcome.outputs.iter();
-        let trees = outputs.filter_map(|(path, output)| match output {
-            Output::Tree(digest) => Some((path.clone(), *digest)),
-            _ => None,
-        });
-        trees.collect()
-    };
-    let named: Vec<_> = outcomes.iter().flat_map(trees).collect();
-    let wanted: HashSet<_> = named.iter().map(|(_, digest)| *digest).take(TREES_MAX).collect();
-    let contents = read(server, blobs, wanted).await;
-    let unread = named.iter().filter(|(_, digest)| !contents.contains_key(digest));
-    let unread: HashSet<_> = unread.map(|(path, _)| path.clone()).collect();
-    for outcome in &mut outcomes {
-        for (path, digest) in trees(outcome) {
-            let Some(entries) = contents.get(&digest).filter(|_| !unread.contains(&path)) else { continue };
-            outcome.outputs.remove(&path);
-            let below = entries.iter().map(|(name, output)| (format!("{path}/{name}"), output.clone()));
-            outcome.outputs.extend(below);
+/// What is in a folder, by path from there.
+pub(crate) type Entries = BTreeMap<String, Output>;
+
+/// The trees at each path at which `outcomes` do not all have the same one.
+pub(crate) fn differing(outcomes: &[&Outcome]) -> BTreeMap<String, BTreeSet<Digest>> {
+    let mut trees: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
+    for (path, output) in outcomes.iter().flat_map(|outcome| &outcome.outputs) {
+        if let Output::Tree(digest) = output {
+            trees.entry(path.clone()).or_default().insert(*digest);
         }
     }
+    trees.retain(|path, _| {
+        let mut there = outcomes.iter().map(|outcome| outcome.outputs.get(path));
+        let first = there.next();
+        there.any(|other| Some(other) != first)
+    });
+    trees
 }
 
-/// The entries of each tree that can be read.
-async fn read(
-    server: &Server,
-    blobs: &LocalBlobs,
-    mut wanted: HashSet<Digest>,
-) -> HashMap<Digest, BTreeMap<String, Output>> {
-    let mut contents = HashMap::new();
-    let mut take = |digest: Digest, message: &Bytes| {
-        if let Some(entries) = flatten(digest.function(), message) {
-            contents.insert(digest, entries);
-        }
+/// Replaces the folder at `path` by what differs in it: what all `outcomes` have there is left out.
+pub(crate) fn spell_out(path: &str, contents: &HashMap<Digest, Entries>, outcomes: &mut [&mut Outcome]) {
+    let folder = |outcome: &Outcome| match outcome.outputs.get(path) {
+        Some(Output::Tree(digest)) => contents.get(digest),
+        _ => None,
     };
-    wanted.retain(|digest| match blobs.read(digest) {
-        Ok(message) => {
-            take(*digest, &message);
-            false
-        }
-        Err(_) => true,
-    });
-    let mut fetches = server.fetch(wanted.into_iter().collect());
-    while let Some(fetched) = fetches.next().await {
-        if let Ok(pin) = fetched.outcome
-            && let Ok(message) = server.read(&pin).await
-        {
-            take(fetched.digest, &message);
-        }
+    let folders: Vec<_> = outcomes.iter().map(|outcome| folder(outcome)).collect();
+    let is_common = |name: &String, output: &Output| {
+        folders.iter().all(|entries| entries.is_some_and(|entries| entries.get(name) == Some(output)))
+    };
+    for (outcome, entries) in outcomes.iter_mut().zip(&folders) {
+        let Some(entries) = entries else { continue };
+        outcome.outputs.remove(path);
+        let differing = entries.iter().filter(|(name, output)| !is_common(name, output));
+        outcome.outputs.extend(differing.map(|(name, output)| (format!("{path}/{name}"), output.clone())));
     }
-    contents
 }
 
 /// The files, symlinks and empty folders of a `Tree`, by path; nothing if it is none, or too large.
-fn flatten(function: DigestFunction, message: &[u8]) -> Option<BTreeMap<String, Output>> {
+pub(crate) fn flatten(function: DigestFunction, message: &[u8]) -> Option<Entries> {
     let raw = RawTree::decode(message).ok()?;
     let mut directories = HashMap::new();
     let root = function.digest(&raw.root);
@@ -159,6 +130,36 @@ mod tests {
         assert_eq!(flatten(FUNCTION, &other), Some(entries));
         assert_eq!(flatten(FUNCTION, &tree(vec![empty])), None, "a child is missing");
         assert_eq!(flatten(FUNCTION, b"\xff"), None);
+    }
+
+    fn outcome(outputs: &[(&str, Output)]) -> Outcome {
+        let outputs = outputs.iter().map(|(path, output)| ((*path).to_owned(), output.clone())).collect();
+        Outcome { status: tonic::Code::Ok, exit_code: 0, outputs }
+    }
+
+    // What takes memory is what differs, however large the folders are.
+    #[test]
+    fn only_what_differs_is_spelled_out() {
+        let [one, other, same] = [&b"one"[..], b"other", b"same"].map(|data| FUNCTION.digest(data));
+        let file = |digest| Output::File { digest, executable: false };
+        let with = |tree| outcome(&[("d", Output::Tree(tree)), ("e", Output::Tree(same)), ("f", file(tree))]);
+        let mut outcomes = [with(one), with(other), outcome(&[("e", Output::Tree(same))])];
+        let wanted = differing(&outcomes.each_ref());
+        assert_eq!(wanted, BTreeMap::from([("d".to_owned(), BTreeSet::from([one, other]))]));
+        assert_eq!(differing(&[&outcomes[0], &outcomes[0].clone()]), BTreeMap::new());
+
+        let entries = |own| {
+            let entries = [("own".to_owned(), file(own)), ("same".to_owned(), file(same))];
+            (own, BTreeMap::from(entries))
+        };
+        let contents = HashMap::from([one, other].map(entries));
+        let [first, second, third] = &mut outcomes;
+        spell_out("d", &contents, &mut [first, second]);
+        assert_eq!(first.outputs.keys().collect::<Vec<_>>(), ["d/own", "e", "f"]);
+        assert_eq!(second.outputs["d/own"], file(other));
+        let mut whole = with(one);
+        spell_out("d", &contents, &mut [&mut whole, third]);
+        assert_eq!(whole.outputs.keys().collect::<Vec<_>>(), ["d/own", "d/same", "e", "f"]);
     }
 
     // A small message can name more files than there are atoms.

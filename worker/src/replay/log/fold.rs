@@ -103,10 +103,14 @@ fn action_digest(request: &reapi::ExecuteRequest) -> Result<Digest, String> {
     let wire = request.action_digest.as_ref().ok_or("it names no action")?;
     // Older clients name no function.
     let function = match request.digest_function {
-        0 => DigestFunction::implied_by(wire.hash.len()),
-        value => DigestFunction::from_wire(value),
+        0 => DigestFunction::implied_by(wire.hash.len())
+            .ok_or_else(|| format!("digest {:?} is as long as those of no known function", wire.hash))?,
+        value => DigestFunction::from_wire(value).ok_or_else(|| {
+            let name = reapi::digest_function::Value::try_from(value).map(|value| value.as_str_name());
+            let name = name.map_or_else(|_| format!("number {value}"), str::to_owned);
+            format!("its digests are by a function that longshore does not know, {name}")
+        })?,
     };
-    let function = function.ok_or_else(|| format!("digest {:?} has no known function", wire.hash))?;
     Digest::from_wire(function, Some(wire)).map_err(|error| error.to_string())
 }
 

@@ -44,6 +44,10 @@ pub(crate) fn read(path: &Path, log: impl BufRead) -> Result<Recording, InputErr
                 let reason = format!("it is no gRPC log of Bazel's: {reason}");
                 return Err(InputError::unsuitable(path, reason));
             }
+            Err(Fault::CutOff(_)) if calls == 0 => {
+                let reason = "its first entry is longer than the file: it is no gRPC log of Bazel's, or one that is cut off";
+                break Some(reason.to_owned());
+            }
             Err(Fault::CutOff(offset)) => {
                 break Some(format!("the log is cut off: the call at byte {offset} is not whole"));
             }

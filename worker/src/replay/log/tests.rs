@@ -133,6 +133,44 @@ fn what_is_no_log_is_named_for_what_is_wrong() {
     }
 }
 
+// Most files of other programs begin with what could be a length.
+#[test]
+fn a_file_without_a_whole_entry_may_be_no_log() {
+    let call = encode(&[execute(&action(1), 1, vec![])]);
+    for log in [b"PK\x03\x04", &call[..call.len() - 1]] {
+        let recording = read_all(log).unwrap();
+        assert_eq!(recording.problems.len(), 1);
+        assert!(
+            recording.problems[0].contains("it is no gRPC log of Bazel's, or"),
+            "{:?}",
+            recording.problems
+        );
+    }
+}
+
+#[test]
+fn a_function_that_is_not_known_is_named() {
+    let wire = reapi::Digest { hash: "d41d8cd98f00b204e9800998ecf8427e".to_owned(), size_bytes: 9 };
+    let call = |digest_function: i32| {
+        let mut entry = execute(&action(1), 1, vec![]);
+        let details = entry.details.as_mut().unwrap().execute.as_mut().unwrap();
+        let request = reapi::ExecuteRequest {
+            action_digest: Some(wire.clone()),
+            digest_function,
+            ..Default::default()
+        };
+        details.request = Some(request);
+        entry
+    };
+    let md5 = reapi::digest_function::Value::Md5 as i32;
+    let recording = read_all(&encode(&[call(md5), call(99), call(0)])).unwrap();
+    let names = ["does not know, MD5", "does not know, number 99", "as long as those of no known function"];
+    assert_eq!(recording.problems.len(), names.len());
+    for (problem, name) in recording.problems.iter().zip(names) {
+        assert!(problem.contains(name), "{problem}");
+    }
+}
+
 // What comes before damage can be replayed.
 #[test]
 fn damage_ends_a_log() {
