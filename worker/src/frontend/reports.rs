@@ -22,9 +22,15 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The exit code of a result that tells of no command.
 pub(super) const EXIT_CODE_NONE: i32 = -1;
 
-/// The response, or an error in its place if it is too large. A message that the scheduler cannot read would be sent
-/// again and again, and everything else with it.
-pub(super) fn fitting(response: reapi::ExecuteResponse) -> reapi::ExecuteResponse {
+/// The response, without what is in the CAS as well if it is too large, or an error in its place if it still is. A message
+/// that the scheduler cannot read would be sent again and again, and everything else with it.
+pub(super) fn fitting(mut response: reapi::ExecuteResponse) -> reapi::ExecuteResponse {
+    if response.encoded_len() <= RESPONSE_BYTES_MAX {
+        return response;
+    }
+    if let Some(result) = &mut response.result {
+        leave_to_cas(result);
+    }
     let size_bytes = response.encoded_len();
     if size_bytes <= RESPONSE_BYTES_MAX {
         return response;
@@ -39,6 +45,19 @@ pub(super) fn fitting(response: reapi::ExecuteResponse) -> reapi::ExecuteRespons
     };
     let failure = Failure::new(Code::ResourceExhausted, message);
     reapi::ExecuteResponse { result: Some(result), status: Some(failure.to_rpc()), ..Default::default() }
+}
+
+/// Takes out the content that digests stand for, too.
+fn leave_to_cas(result: &mut reapi::ActionResult) {
+    if result.stdout_digest.is_some() {
+        result.stdout_raw.clear();
+    }
+    if result.stderr_digest.is_some() {
+        result.stderr_raw.clear();
+    }
+    for file in result.output_files.iter_mut().filter(|file| file.digest.is_some()) {
+        file.contents.clear();
+    }
 }
 
 /// How long to hold back a result with that status, after which the scheduler hands the action out again.
@@ -60,6 +79,28 @@ mod tests {
         let metadata = reapi::ExecutedActionMetadata { worker, ..Default::default() };
         let result = reapi::ActionResult { execution_metadata: Some(metadata), ..Default::default() };
         reapi::ExecuteResponse { result: Some(result), message, ..Default::default() }
+    }
+
+    // A client reads it from there.
+    #[test]
+    fn what_is_in_the_cas_as_well_is_left_out_first() {
+        let contents = vec![0; RESPONSE_BYTES_MAX / 2];
+        let file = reapi::OutputFile {
+            digest: Some(reapi::Digest::default()),
+            contents: contents.clone(),
+            ..Default::default()
+        };
+        let result = reapi::ActionResult {
+            stdout_raw: contents.clone(),
+            stdout_digest: Some(reapi::Digest::default()),
+            stderr_raw: b"nowhere else".to_vec(),
+            output_files: vec![file],
+            ..Default::default()
+        };
+        let response = fitting(reapi::ExecuteResponse { result: Some(result), ..Default::default() });
+        let result = response.result.unwrap();
+        assert!(result.stdout_raw.is_empty() && result.output_files[0].contents.is_empty());
+        assert_eq!((result.stderr_raw.as_slice(), response.status), (&b"nowhere else"[..], None));
     }
 
     #[test]

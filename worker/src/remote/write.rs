@@ -70,7 +70,8 @@ impl Remote {
                 continue;
             }
             // Behind one name there may be several servers, and what one of them has begun another does not know.
-            if write.offset > 0 && kind(&status).0 == Kind::Lasting {
+            let is_about_token = status.code() == Code::Unauthenticated;
+            if write.offset > 0 && kind(&status).0 == Kind::Lasting && !is_about_token {
                 write = Write { can_resume: false, ..Write::new(self, pin, write.encoding) };
                 continue;
             }

@@ -105,7 +105,7 @@ impl Driver {
         let overtaken = async {
             // A session that was opened unheard would hold leases that nobody runs. And where there are more results
             // than there is room for, another call has none for what is new.
-            if call.is_first() || call.is_full {
+            if call.is_first() || call.is_full() {
                 std::future::pending::<()>().await;
             }
             let patience = call.has_results().then(|| self.shared.clock.sleep(RESULTS_CALL_TIME_MIN));

@@ -3,7 +3,8 @@
 //! The protocol is a comparison of lists. Each call lists every lease that is held, each reply every lease that the
 //! server holds for this bot; what is missing in a reply is gone. Which calls were made, and which were lost, does not
 //! matter: every call says everything. Only results that are too many for a message take turns: until one has its turn,
-//! its lease is listed as if it ran.
+//! its lease is listed as if it ran. What was told once is told again until there is an answer: the server may have heard
+//! it, and a lease that has ended cannot run again.
 //!
 //! Invariants: a lease is held until it is gone or its result is acknowledged; a result, once there, does not change;
 //! an id that comes back after that is another attempt, and has another name here.
@@ -37,6 +38,8 @@ struct Held {
     operation: String,
     /// What came of it; nothing while it runs.
     report: Option<Report>,
+    /// Whether a call that was not answered has told that.
+    is_told: bool,
 }
 
 /// What a call says, and what of it the reply has to be read against.
@@ -48,11 +51,16 @@ pub(super) struct Call {
     reported: BTreeSet<String>,
     /// What runs: each lease's id and its operation.
     pub(super) running: Vec<(String, String)>,
-    /// Whether there are results that it has no room for.
-    pub(super) is_full: bool,
+    /// The first lease whose result it has no room for.
+    next: Option<String>,
 }
 
 impl Call {
+    /// Whether there are results that it has no room for.
+    pub(super) fn is_full(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Whether it opens a session.
     pub(super) fn is_first(&self) -> bool {
         self.message.name.is_empty()
@@ -157,9 +165,12 @@ impl Session {
         };
         let running = self.held.iter().filter(|(_, held)| held.report.is_none());
         let running = running.map(|(id, held)| (id.clone(), held.operation.clone())).collect();
-        let is_full = next.is_some();
-        self.turn = next.unwrap_or_default();
-        Call { message, reported, running, is_full }
+        for id in &reported {
+            if let Some(held) = self.held.get_mut(id) {
+                held.is_told = true;
+            }
+        }
+        Call { message, reported, running, next }
     }
 
     /// The leases whose results are in the next call, and the first one for which there is no room.
@@ -167,7 +178,9 @@ impl Session {
         let mut left_bytes = RESULTS_BYTES_MAX;
         let mut reported = BTreeSet::new();
         let in_turn = self.held.range(self.turn.clone()..).chain(self.held.range(..self.turn.clone()));
-        for (id, held) in in_turn {
+        // What was told had room together, and has it again.
+        let (told, new): (Vec<_>, Vec<_>) = in_turn.partition(|(_, held)| held.is_told);
+        for (id, held) in told.into_iter().chain(new) {
             let Some(report) = &held.report else { continue };
             match left_bytes.checked_sub(report.lease.encoded_len()) {
                 Some(left) => left_bytes = left,
@@ -188,6 +201,9 @@ impl Session {
             changes.is_news = self.is_open();
         }
         self.version = reply.version;
+        // What the server lists now it has not heard of.
+        self.turn = call.next.clone().unwrap_or_default();
+        self.held.values_mut().for_each(|held| held.is_told = false);
 
         let mut absent = std::mem::take(&mut self.held);
         for lease in reply.leases {
@@ -225,7 +241,7 @@ impl Session {
     fn start(&mut self, lease: bots::Lease, changes: &mut Changes) {
         self.attempts += 1;
         let operation = format!("{}/{}", lease.id, self.attempts);
-        let held = Held { operation: operation.clone(), report: None };
+        let held = Held { operation: operation.clone(), report: None, is_told: false };
         self.held.insert(lease.id.clone(), held);
         changes.started.push(Started { operation, lease });
         changes.is_news = true;
