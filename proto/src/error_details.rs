@@ -2,9 +2,11 @@
 //!
 //! `bazel-remote-apis` generates what REAPI's own files import, and these are not among them.
 
+use std::time::Duration;
+
 use prost::Message;
 
-use crate::protobuf;
+use crate::{protobuf, rpc, time};
 
 /// The violation type by which REAPI reports a blob that is in no store (`Execution.Execute`).
 pub const MISSING: &str = "MISSING";
@@ -56,6 +58,12 @@ pub trait Detail: Message + Default {
         }
         Self::decode(any.value.as_slice()).ok()
     }
+}
+
+/// How long a status asks to wait for another attempt; nothing if it does not say that one can help.
+pub fn retry_delay(status: &rpc::Status) -> Option<Duration> {
+    let info = status.details.iter().find_map(RetryInfo::from_any)?;
+    time::from_duration(&info.retry_delay?)
 }
 
 impl Detail for PreconditionFailure {

@@ -1,5 +1,7 @@
 //! One blob that the server will not take, or cannot give, costs the actions that need it and no others.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result};
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::reapi;
@@ -20,7 +22,7 @@ fn sha256(action: &TestAction) -> ActionBlobs {
     action.build(DigestFunction::Sha256)
 }
 
-fn blob_path(desk: &Desk, digest: &Digest) -> std::path::PathBuf {
+fn blob_path(desk: &Desk, digest: &Digest) -> PathBuf {
     desk.path("bundle/blobs").join(digest.function().name()).join(digest.hash_hex())
 }
 
@@ -40,6 +42,16 @@ fn bundle(desk: &Desk, actions: &[ActionBlobs]) -> Result<()> {
     }
     desk.write("bundle/manifest.jsonl", manifest.join("\n"))?;
     Ok(())
+}
+
+/// A server with those actions, all of which it executes, and a list of them.
+async fn serve(desk: &Desk, actions: &[ActionBlobs]) -> Result<(FakeCas, PathBuf)> {
+    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
+    for action in actions {
+        server.put_all(&action.blobs);
+    }
+    let lines: Vec<_> = actions.iter().map(|action| action.digest.to_string()).collect();
+    Ok((server, desk.write("list", lines.join("\n"))?))
 }
 
 /// The digests and the reasons of what a replay left out.
@@ -111,12 +123,7 @@ async fn an_action_that_the_server_cannot_give_is_left_out() -> Result<()> {
     let desk = Desk::new()?;
     let unreadable = sha256(&action("second").salt(vec![1; 2 << 20]));
     let actions = [sha256(&action("first")), unreadable.clone(), sha256(&action("third"))];
-    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
-    for action in &actions {
-        server.put_all(&action.blobs);
-    }
-    let lines: Vec<_> = actions.iter().map(|action| action.digest.to_string()).collect();
-    let list = desk.write("list", lines.join("\n"))?;
+    let (server, list) = serve(&desk, &actions).await?;
     server.always(Method::Read, Fault::Fail(Status::data_loss("a bad disk")));
     let replayed = desk.replay(&list, server.uri(), &[]).await?;
     let report = replayed.expect(ERRORS)?;
@@ -139,14 +146,9 @@ async fn an_action_that_the_server_cannot_give_is_left_out() -> Result<()> {
 #[tokio::test]
 async fn a_server_that_can_give_hardly_anything_is_of_no_use() -> Result<()> {
     let desk = Desk::new()?;
-    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
-    let mut lines = Vec::new();
-    for number in 0..25 {
-        let action = sha256(&action("input").salt(vec![number; (1 << 20) + 1]));
-        server.put_all(&action.blobs);
-        lines.push(action.digest.to_string());
-    }
-    let list = desk.write("list", lines.join("\n"))?;
+    let actions: Vec<_> =
+        (0..25).map(|number| sha256(&action("input").salt(vec![number; (1 << 20) + 1]))).collect();
+    let (server, list) = serve(&desk, &actions).await?;
     server.always(Method::Read, Fault::Fail(Status::data_loss("a bad disk")));
     let replayed = desk.replay(&list, server.uri(), &[]).await?;
     assert_eq!(replayed.code, ERRORS, "{}", replayed.output);
@@ -160,12 +162,7 @@ async fn an_input_that_the_server_cannot_give_is_not_recorded() -> Result<()> {
     let desk = Desk::new()?;
     let actions =
         [action("first"), action(vec![b'x'; 2 << 20]), action("third")].map(|action| sha256(&action));
-    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
-    for action in &actions {
-        server.put_all(&action.blobs);
-    }
-    let lines: Vec<_> = actions.iter().map(|action| action.digest.to_string()).collect();
-    let list = desk.write("list", lines.join("\n"))?;
+    let (server, list) = serve(&desk, &actions).await?;
     server.always(Method::Read, Fault::Fail(Status::data_loss("a bad disk")));
     let (code, output) = desk.record_from(&list, "bundle", server.uri()).await?;
     assert_eq!(code, ERRORS, "{output}");
@@ -182,12 +179,7 @@ async fn an_input_that_the_server_cannot_give_is_not_recorded() -> Result<()> {
 async fn a_call_for_many_that_fails_costs_nothing() -> Result<()> {
     let desk = Desk::new()?;
     let actions = ["first", "second", "third"].map(|input| sha256(&action(input)));
-    let server = FakeCas::executing([Told::Done(Box::default())]).await?;
-    for action in &actions {
-        server.put_all(&action.blobs);
-    }
-    let lines: Vec<_> = actions.iter().map(|action| action.digest.to_string()).collect();
-    let list = desk.write("list", lines.join("\n"))?;
+    let (server, list) = serve(&desk, &actions).await?;
     server.once(Method::BatchReadBlobs, Fault::Fail(Status::new(Code::FailedPrecondition, "not today")));
     let replayed = desk.replay(&list, server.uri(), &[]).await?;
     assert_eq!(replayed.expect(EQUAL)?["executions"], 3, "{}", replayed.output);

@@ -2,6 +2,7 @@
 //! code, and costs nothing that does not depend on it.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -124,8 +125,13 @@ async fn a_server_that_cannot_be_one_is_a_mistake_of_the_command_line() -> Resul
         (&["grpc://localhost:1", "--ca", "/nowhere"], "say grpcs://"),
         (&["grpc://localhost:1", "--rate", "-1"], "expected a number above 0"),
     ];
+    are_mistakes(&desk, &list, &cases).await
+}
+
+/// Replays with each of those command lines, which is refused for that reason.
+async fn are_mistakes(desk: &Desk, list: &Path, cases: &[(&[&str], &str)]) -> Result<()> {
     for (arguments, reason) in cases {
-        let replayed = desk.replay(&list, arguments[0], &arguments[1..]).await?;
+        let replayed = desk.replay(list, arguments[0], &arguments[1..]).await?;
         ensure!(replayed.code == BAD_INPUT, "{arguments:?}: {} {}", replayed.code, replayed.output);
         assert!(replayed.output.contains(reason), "{arguments:?}: {}", replayed.output);
     }
@@ -202,12 +208,7 @@ async fn a_file_that_is_of_no_use_is_a_mistake_of_the_command_line() -> Result<(
         ),
         (&["grpcs://localhost:1", "--ca", junk], "junk"),
     ];
-    for (arguments, reason) in cases {
-        let replayed = desk.replay(&list, arguments[0], &arguments[1..]).await?;
-        ensure!(replayed.code == BAD_INPUT, "{arguments:?}: {} {}", replayed.code, replayed.output);
-        assert!(replayed.output.contains(reason), "{arguments:?}: {}", replayed.output);
-    }
-    Ok(())
+    are_mistakes(&desk, &list, &cases).await
 }
 
 // What an earlier attempt left is used again as far as it is right, and the bundle is whole afterwards.

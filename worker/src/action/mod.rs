@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::remote::Prefetched;
 pub use journal::Leftovers;
+pub(crate) use runner::EXIT_CODE_NONE;
 pub use runner::{ActionOptions, ActionRunner, Executed};
 pub use sink::{LocalSink, OutputSink, ResultSink, UploadError};
 

@@ -24,7 +24,7 @@ use crate::status::{self, Failure};
 
 /// The exit code of a result whose command was never run, or whose end is not known. The status says why; a
 /// client that looks at nothing else must not read success.
-const EXIT_CODE_NONE: i32 = -1;
+pub(crate) const EXIT_CODE_NONE: i32 = -1;
 
 /// How long writing a result to the action cache may take, with what is tried again: it is for others.
 const PUBLISH_TIME_MAX: Duration = Duration::from_mins(1);

@@ -7,7 +7,7 @@ use tonic::{Status, TimeoutExpired};
 /// Whether no server said so: the connection broke, or there was none. Whatever code tonic gives it, the request may have
 /// arrived or not, and nothing is wrong with it.
 pub fn is_broken(status: &Status) -> bool {
-    let mut causes = std::iter::successors(status.source(), |cause| (*cause).source()).peekable();
+    let mut causes = causes(status).peekable();
     if causes.peek().is_none() {
         return false;
     }
@@ -16,6 +16,11 @@ pub fn is_broken(status: &Status) -> bool {
         Some(error) => error.is_io() || error.is_go_away(),
         None => !cause.is::<TimeoutExpired>(),
     })
+}
+
+/// What an error was caused by, one thing by another.
+pub fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source())
 }
 
 #[cfg(test)]

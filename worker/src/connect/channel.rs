@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tower::Service as _;
 
+use super::broken::causes;
 use super::pings::PONG_TIME_MAX;
 use super::{ConnectError, Gathered, Pings, TlsOptions};
 
@@ -106,8 +107,8 @@ pub fn target(endpoint: &str) -> Result<Target, String> {
 
 /// An error with all its causes.
 fn in_full(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |cause| (*cause).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let causes = causes(error).map(ToString::to_string);
+    std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
 }
 
 fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, ConnectError> {

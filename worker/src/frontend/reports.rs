@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use longshore_proto::error_details::{Detail as _, RetryInfo};
-use longshore_proto::{Message as _, reapi, rpc, time};
+use longshore_proto::error_details::retry_delay;
+use longshore_proto::{Message as _, reapi, rpc};
 use tonic::Code;
 
+use crate::action::EXIT_CODE_NONE;
 use crate::status::Failure;
 
 /// The largest response that is sent: gRPC peers take 4 MiB by default, and what a message says beside it needs room,
@@ -19,8 +20,6 @@ const METADATA_BYTES_MAX: usize = RESPONSE_BYTES_MAX / 2;
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause that a status can ask for.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
-/// The exit code of a result that tells of no command.
-pub(super) const EXIT_CODE_NONE: i32 = -1;
 
 /// The response, without what is in the CAS as well if it is too large, or an error in its place if it still is. A message
 /// that the scheduler cannot read would be sent again and again, and everything else with it.
@@ -63,12 +62,6 @@ fn leave_to_cas(result: &mut reapi::ActionResult) {
 /// How long to hold back a result with that status, after which the scheduler hands the action out again.
 pub(super) fn retry_pause(status: &rpc::Status) -> Duration {
     retry_delay(status).unwrap_or(RETRY_PAUSE).min(RETRY_PAUSE_MAX)
-}
-
-/// How long a status asks to wait for another attempt; nothing if it does not say that one can help.
-pub(super) fn retry_delay(status: &rpc::Status) -> Option<Duration> {
-    let info = status.details.iter().find_map(RetryInfo::from_any)?;
-    time::from_duration(&info.retry_delay?)
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! Why a remote server could not be made to do something.
 
-use std::error::Error as _;
-
 use longshore_cas_store::blob::StoreError;
 use tonic::{Code, Status};
 
-use crate::connect::ConnectError;
+use crate::connect::{ConnectError, causes};
 
 /// Why a call was in vain. Everything that a retry could help was retried already.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,7 +53,7 @@ impl RemoteError {
 /// What a status says, and what was behind it: of a handshake that failed, the status itself says nothing.
 pub(super) fn reason(status: &Status) -> String {
     let mut reason = format!("{:?}: {}", status.code(), status.message());
-    for cause in std::iter::successors(status.source(), |cause| (*cause).source()) {
+    for cause in causes(status) {
         let text = cause.to_string();
         if !reason.contains(&text) {
             reason = format!("{reason}: {text}");

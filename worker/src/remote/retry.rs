@@ -7,8 +7,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use longshore_proto::error_details::{Detail as _, RetryInfo};
-use longshore_proto::{Message as _, rpc, time};
+use longshore_proto::error_details::retry_delay;
+use longshore_proto::{Message as _, rpc};
 use parking_lot::Mutex;
 use tonic::{Code, Status};
 
@@ -36,7 +36,7 @@ pub(super) enum Kind {
 
 /// What a status is, and when the server wants to be asked again.
 pub(super) fn kind(status: &Status) -> (Kind, Option<Duration>) {
-    let delay = retry_delay(status);
+    let delay = rpc::Status::decode(status.details()).ok().as_ref().and_then(retry_delay);
     let kind = match status.code() {
         // Behind something that accepts connections for a server that is gone, that is all that there is to see.
         _ if is_broken(status) => Kind::Outage,
@@ -49,12 +49,6 @@ pub(super) fn kind(status: &Status) -> (Kind, Option<Duration>) {
         _ => Kind::Lasting,
     };
     (kind, delay)
-}
-
-fn retry_delay(status: &Status) -> Option<Duration> {
-    let details = rpc::Status::decode(status.details()).ok()?.details;
-    let info = details.iter().find_map(RetryInfo::from_any)?;
-    time::from_duration(&info.retry_delay?)
 }
 
 /// The retries that all calls share.
@@ -134,6 +128,7 @@ impl<'b> Attempts<'b> {
 
 #[cfg(test)]
 mod tests {
+    use longshore_proto::error_details::{Detail as _, RetryInfo};
     use longshore_proto::protobuf;
 
     use super::*;

@@ -14,10 +14,10 @@ use super::prepare::prepare;
 use super::print::{check_writable, print};
 use super::recording::Recording;
 use super::report::{Report, Run};
-use super::server::{Server, ServerArgs, is_mistake, is_of_the_server};
+use super::server::{ServerArgs, is_of_the_server};
 use super::tally::Tally;
-use super::tell;
 use super::verdict::Verdict;
+use super::{open, tell};
 use crate::config::Span;
 use crate::signals::Signals;
 use crate::status_line::{Bar, say};
@@ -118,12 +118,8 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     // Whoever stops it from here on leaves nothing behind.
     let mut signals = Signals::new()?;
-    let server = match Server::open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX) {
-        Err(error) if is_mistake(&error) => {
-            tell(&format!("{error:#}"));
-            return Ok(Verdict::BadInput.into());
-        }
-        server => server?,
+    let Some(server) = open(&args.server, &std::env::temp_dir(), STORE_BYTES_MAX)? else {
+        return Ok(Verdict::BadInput.into());
     };
     let bar = Bar::spinner();
     let prepared = tokio::select! {

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use longshore_cas_store::digest::Digest;
+use longshore_cas_store::digest::{Digest, DigestFunction};
 use nix::libc::O_NONBLOCK;
 
 use super::bundle;
@@ -64,16 +64,7 @@ impl LocalBlobs {
     }
 
     fn verify(&self, digest: &Digest) -> io::Result<bool> {
-        let mut blob = self.open(digest)?;
-        let mut hasher = digest.function().hasher();
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let read = blob.read(&mut chunk)?;
-            if read == 0 {
-                return Ok(hasher.finish() == *digest);
-            }
-            hasher.update(&chunk[..read]);
-        }
+        Ok(digest_of(digest.function(), self.open(digest)?)? == *digest)
     }
 
     /// Reads a message whole, and checks it.
@@ -95,6 +86,19 @@ impl LocalBlobs {
             format!("has not {} bytes", digest.size_bytes())
         };
         Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+    }
+}
+
+/// The digest of all that can be read.
+pub(super) fn digest_of(function: DigestFunction, mut content: impl Read) -> io::Result<Digest> {
+    let mut hasher = function.hasher();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = content.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(hasher.finish());
+        }
+        hasher.update(&chunk[..read]);
     }
 }
 

@@ -35,12 +35,14 @@ mod trees;
 mod verdict;
 
 use std::borrow::Cow;
+use std::path::Path;
 
 pub use again::{ReplayArgs, replay};
 pub use record::{RecordArgs, record};
 pub use server::ServerArgs;
 
 use recording::RecordedAction;
+use server::{Server, is_mistake};
 use verdict::Verdict;
 
 use crate::status_line::say;
@@ -51,6 +53,17 @@ fn name_of(action: &RecordedAction) -> String {
         format!("action {}", action.digest)
     } else {
         format!("{} (action {})", on_one_line(&action.name), action.digest)
+    }
+}
+
+/// A client of the server; nothing if its options are wrong, which is said.
+fn open(args: &ServerArgs, parent: &Path, size_bytes_max: u64) -> anyhow::Result<Option<Server>> {
+    match Server::open(args, parent, size_bytes_max) {
+        Err(error) if is_mistake(&error) => {
+            tell(&format!("{error:#}"));
+            Ok(None)
+        }
+        server => server.map(Some),
     }
 }
 

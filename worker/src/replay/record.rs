@@ -16,8 +16,8 @@ use super::closure::Closure;
 use super::outcome::Output;
 use super::prepare::wrong_with;
 use super::recording::{RecordedAction, Recording};
-use super::server::{Server, ServerArgs, is_mistake, is_of_the_server};
-use super::{Verdict, name_of, tell};
+use super::server::{Server, ServerArgs, is_of_the_server};
+use super::{Verdict, name_of, open, tell};
 use crate::signals::Signals;
 use crate::status_line::{Bar, say, size, unless_gone};
 
@@ -78,12 +78,8 @@ pub async fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let bundle = BundleWriter::create(&args.bundle)
         .with_context(|| format!("cannot make a bundle in {}", args.bundle.display()))?;
-    let server = match Server::open(&args.server, &args.bundle, STORE_BYTES_MAX) {
-        Err(error) if is_mistake(&error) => {
-            tell(&format!("{error:#}"));
-            return Ok(Verdict::BadInput.into());
-        }
-        server => server?,
+    let Some(server) = open(&args.server, &args.bundle, STORE_BYTES_MAX)? else {
+        return Ok(Verdict::BadInput.into());
     };
     let mut recorder = Recorder {
         server,

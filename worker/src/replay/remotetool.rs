@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::{Message, reapi, text};
 
-use super::blobs::{LocalBlobs, Origin};
+use super::blobs::{LocalBlobs, Origin, digest_of};
 use super::recording::{InputError, RecordedAction, Recording};
 
 /// The file with the Command, without which there is no action.
@@ -29,8 +29,6 @@ const PROPERTIES: &str = "input_node_properties.textproto";
 
 /// What every server computes.
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
-/// What is hashed at a time.
-const CHUNK_BYTES: usize = 256 << 10;
 
 /// Reads the action in `folder`.
 pub(crate) fn open(folder: &Path) -> Result<Recording, InputError> {
@@ -105,18 +103,9 @@ impl Gathered {
     }
 
     fn file(&mut self, name: String, path: &Path) -> io::Result<reapi::FileNode> {
-        let mut file = fs::File::open(path)?;
+        let file = fs::File::open(path)?;
         let is_executable = file.metadata()?.permissions().mode() & 0o100 != 0;
-        let mut hasher = FUNCTION.hasher();
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let read = file.read(&mut chunk)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&chunk[..read]);
-        }
-        let digest = hasher.finish();
+        let digest = digest_of(FUNCTION, file)?;
         self.0.insert(digest, Origin::File(path.to_owned()));
         Ok(reapi::FileNode { name, digest: Some(digest.to_wire()), is_executable, ..Default::default() })
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::bots::{self, LeaseState};
+use longshore_proto::error_details::retry_delay;
 use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use tonic::Code;
 
 use super::session::Report;
-use crate::frontend::reports::{fitting, retry_delay, retry_pause};
+use crate::frontend::reports::{fitting, retry_pause};
 use crate::status::Failure;
 
 const ACTION: &str = "build.bazel.remote.execution.v2.Action";

@@ -1,6 +1,6 @@
 //! The calls of one slot, one at a time, for as long as the worker is there.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use tonic::{ConnectError, Status};
 use super::slot::{Order, Slot};
 use super::{Report, Shared, task};
 use crate::action::{Assignment, Progress};
-use crate::connect::{Backoff, Link};
+use crate::connect::{Backoff, Link, causes};
 use crate::status::Failure;
 
 /// How long a call may take that is answered at once.
@@ -200,8 +200,7 @@ impl Driver {
 /// Whether the scheduler may know of a call: not if there was no connection to make it on.
 fn may_have_been_heard<T>(outcome: &Result<T, Status>) -> bool {
     let Err(status) = outcome else { return true };
-    let mut causes = std::iter::successors(status.source(), |cause| (*cause).source());
-    causes.all(|cause| cause.downcast_ref::<ConnectError>().is_none())
+    !causes(status).any(<dyn Error>::is::<ConnectError>)
 }
 
 /// When a slot without news calls again that the scheduler wants to hear of at `announced`.

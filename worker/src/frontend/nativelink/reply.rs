@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use longshore_cas_store::digest::{Digest, DigestFunction};
+use longshore_proto::error_details::retry_delay;
 use longshore_proto::nativelink::execute_result::Result as Outcome;
 use longshore_proto::{protobuf, reapi, rpc, time};
 use tonic::Code;
 
-use crate::frontend::reports::{EXIT_CODE_NONE, fitting, retry_delay, retry_pause};
+use crate::action::EXIT_CODE_NONE;
+use crate::frontend::reports::{fitting, retry_pause};
 use crate::status::Failure;
 
 /// What the scheduler is told, and when.
