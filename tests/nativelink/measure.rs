@@ -4,8 +4,9 @@
 //! `measure ENDPOINT` executes on the scheduler whose clients call there, and prints a line of figures: the medians, in
 //! milliseconds, of what a client waits for and of what the worker says that the inputs took; and actions a second,
 //! 64 at once. `measure ENDPOINT WORKERS` does so with a worker of its own on `NativeLink`'s `WorkerApi` that runs
-//! nothing and answers at once, and prints what the scheduler itself allows; and how long it takes to read all blobs of a
-//! new T1 in batches, side by side, and to drop them: what the CAS itself allows of "cold".
+//! nothing, and prints what the scheduler itself allows: actions a second where it answers at once, and where it first
+//! reads the Action and then writes the result to the action cache, as a worker has to; and how long it takes to read
+//! all blobs of a new T1 in batches, side by side, and to drop them: what the CAS itself allows of "cold".
 //!
 //! Every tree and every action is new, so that no cache of results answers, and cold is cold wherever it has run before.
 
@@ -45,15 +46,10 @@ async fn main() -> Result<()> {
     // No two runs have anything in common.
     let seed = u64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos())?;
     if let Some(workers) = arguments.next() {
-        let idle = join(&workers)?;
-        let answering: Vec<_> = (0..AT_ONCE).map(|_| tokio::spawn(answer(idle.clone()))).collect();
-        let rate = trivial(&client, seed).await?;
-        println!("cold {} actions/s {rate:.0}", reading(&client, seed).await?.as_millis());
-        idle.drain();
-        idle.close().await;
-        for task in answering {
-            task.await?;
-        }
+        let at_once = idle(&workers, &client, seed, Duty::Nothing).await?;
+        let with_calls = idle(&workers, &client, seed + 1, Duty::Calls).await?;
+        let cold = reading(&client, seed).await?.as_millis();
+        println!("cold {cold} actions/s {at_once:.0}, with a worker's calls {with_calls:.0}");
         return Ok(());
     }
     let [cold, again, changed] = trees(&client, seed).await?;
@@ -123,20 +119,23 @@ async fn reading(client: &Client, seed: u64) -> Result<Duration> {
             batches.last_mut().expect("one at least").push(digest.to_wire());
         }
         let started = Instant::now();
-        let read = |digests: Vec<reapi::Digest>| async move {
-            let request = reapi::BatchReadBlobsRequest { digests, ..Default::default() };
-            let read = client.cas().batch_read_blobs(request).await?.into_inner();
-            let is_read = |blob: &reapi::batch_read_blobs_response::Response| {
-                blob.status.as_ref().is_none_or(|status| status.code == 0)
-            };
-            ensure!(read.responses.iter().all(is_read), "a blob could not be read");
-            Ok(())
-        };
+        let read = |digests| read(client, digests);
         futures::stream::iter(batches).map(read).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await?;
         took.push(started.elapsed());
     }
     took.sort();
     Ok(took[took.len() / 2])
+}
+
+/// Reads blobs by one batch, and drops them.
+async fn read(client: &Client, digests: Vec<reapi::Digest>) -> Result<()> {
+    let request = reapi::BatchReadBlobsRequest { digests, ..Default::default() };
+    let read = client.cas().batch_read_blobs(request).await?.into_inner();
+    let is_read = |blob: &reapi::batch_read_blobs_response::Response| {
+        blob.status.as_ref().is_none_or(|status| status.code == 0)
+    };
+    ensure!(read.responses.iter().all(is_read), "a blob could not be read");
+    Ok(())
 }
 
 /// What the server takes in one batch.
@@ -195,6 +194,28 @@ fn inputs(metadata: &reapi::ExecutedActionMetadata) -> Result<Duration> {
     Ok(Duration::from_nanos(u64::try_from(to - from)?))
 }
 
+/// What a worker does that runs nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Nothing,
+    /// It reads the Action, and writes its result to the action cache.
+    Calls,
+}
+
+/// Actions a second with a worker that runs nothing.
+async fn idle(workers: &str, client: &Client, seed: u64, duty: Duty) -> Result<f64> {
+    let source = join(workers)?;
+    let answering: Vec<_> =
+        (0..AT_ONCE).map(|_| tokio::spawn(answer(source.clone(), client.clone(), duty))).collect();
+    let rate = trivial(client, seed).await?;
+    source.drain();
+    source.close().await;
+    for task in answering {
+        task.await??;
+    }
+    Ok(rate)
+}
+
 /// Registers a worker that runs nothing.
 fn join(workers: &str) -> Result<Arc<NativeLink>> {
     let clock: Arc<dyn Clock> = Arc::new(MachineClock);
@@ -209,10 +230,21 @@ fn join(workers: &str) -> Result<Arc<NativeLink>> {
 }
 
 /// Answers what comes: it succeeded.
-async fn answer(source: Arc<NativeLink>) {
+async fn answer(source: Arc<NativeLink>, client: Client, duty: Duty) -> Result<()> {
     while let Some(assignment) = source.next().await {
-        let result = Some(reapi::ActionResult::default());
-        let response = reapi::ExecuteResponse { result, ..Default::default() };
+        let result = reapi::ActionResult::default();
+        if duty == Duty::Calls {
+            let action_digest = assignment.action_digest.to_wire();
+            read(&client, vec![action_digest.clone()]).await?;
+            let request = reapi::UpdateActionResultRequest {
+                action_digest: Some(action_digest),
+                action_result: Some(result.clone()),
+                ..Default::default()
+            };
+            client.action_cache().update_action_result(request).await?;
+        }
+        let response = reapi::ExecuteResponse { result: Some(result), ..Default::default() };
         source.complete(assignment.operation, response).await;
     }
+    Ok(())
 }
