@@ -20,6 +20,17 @@ use super::{ConnectError, Gathered, Pings, TlsOptions};
 
 /// How long a connection attempt may take, with the lookup of the name and the handshake of TLS.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a connection is silent before the kernel asks the peer. Unlike HTTP/2's pings, which gRPC servers count, that
+/// is answered by the other kernel, and no server hears of it.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How often it asks from then on.
+const QUESTION_EVERY: Duration = Duration::from_secs(10);
+/// How many questions without an answer are enough: a peer that is gone is known to be after a minute.
+const QUESTIONS_MAX: u32 = 3;
+/// How long a peer may leave unacknowledged what was sent, or take none of it, before the connection ends: while something
+/// is unacknowledged, the kernel asks nothing, and would try for a quarter of an hour; for ever, where a peer is there and
+/// takes nothing. Longer than a way is cut that comes back, and than a server is busy.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(1);
 /// What may be under way on one stream before we have taken it: a batch and a half.
 const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 /// What may be under way on the connection: 50 ms at 10 Gbit/s.
@@ -50,12 +61,7 @@ pub(super) fn open(
         // tonic connects to sockets by itself; without packets there is less to gather.
         return Ok(endpoint.connect_lazy());
     }
-    let mut connector = HttpConnector::new();
-    // TLS is put on top of it.
-    connector.enforce_http(false);
-    connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
-    // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
-    connector.set_nodelay(true);
+    let mut connector = connector();
     let connections = connections.clone();
     let gathering = tower::service_fn(move |uri| {
         let connections = connections.clone();
@@ -65,6 +71,21 @@ pub(super) fn open(
         })
     });
     Ok(endpoint.connect_with_connector_lazy(gathering))
+}
+
+/// What makes connections of TCP.
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    // TLS is put on top of it.
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
+    // Without TCP_NODELAY a small request waits for an acknowledgement that the server delays by 40 ms.
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(SILENCE_MAX));
+    connector.set_keepalive_interval(Some(QUESTION_EVERY));
+    connector.set_keepalive_retries(Some(QUESTIONS_MAX));
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+    connector
 }
 
 /// Where an endpoint leads.
@@ -139,6 +160,8 @@ fn read(path: &Path, label: &str) -> Result<Vec<u8>, ConnectError> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{getsockopt, sockopt};
+
     use super::*;
 
     #[test]
@@ -184,6 +207,20 @@ mod tests {
             let error = target(endpoint).unwrap_err();
             assert!(error.contains(reason), "{endpoint}: {error}");
         }
+    }
+
+    // A peer that vanishes says nothing, not even an end: on a connection without pings only the kernel finds that out.
+    #[tokio::test]
+    async fn the_kernel_finds_out_within_a_minute_that_a_peer_has_vanished() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let stream = connector().call(uri).await.unwrap().into_inner();
+        assert!(getsockopt(&stream, sockopt::KeepAlive).unwrap());
+        let silence_s = getsockopt(&stream, sockopt::TcpKeepIdle).unwrap();
+        let interval_s = getsockopt(&stream, sockopt::TcpKeepInterval).unwrap();
+        let questions = getsockopt(&stream, sockopt::TcpKeepCount).unwrap();
+        assert_eq!(silence_s + questions * interval_s, 60);
+        assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(), 60_000);
     }
 
     // A file that is the wrong one would trust nobody.

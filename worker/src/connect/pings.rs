@@ -1,7 +1,8 @@
 //! How often a peer is asked whether it is still there, where it says nothing.
 //!
-//! A peer that vanishes (a machine that stops, a way that is cut) says nothing; what waits for it would wait for as long
-//! as TCP tries. HTTP/2's pings tell it from one that has nothing to say.
+//! A peer that vanishes (a machine that stops, a way that is cut) says nothing. The kernel finds that out within a minute;
+//! HTTP/2's pings do so sooner, and find out as well that a server has stopped whose machine still answers, or that there
+//! is something in between that answers for it.
 
 use std::time::Duration;
 
