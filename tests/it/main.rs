@@ -7,6 +7,7 @@ mod hostile;
 mod http2;
 mod life;
 mod long_lists;
+mod many_uploads;
 mod nativelink;
 mod outputs;
 mod remote;

@@ -81,6 +81,11 @@ impl Failure {
         Self { detail: Some(Detail::RetryAfter(delay)), ..Self::new(Code::Unavailable, message) }
     }
 
+    /// Something bounded is used up for now; a retry after `delay` can help.
+    pub fn exhausted(message: impl Into<String>, delay: Duration) -> Self {
+        Self { detail: Some(Detail::RetryAfter(delay)), ..Self::new(Code::ResourceExhausted, message) }
+    }
+
     /// Blobs that an action needs are in no store (REAPI, `Execution.Execute`).
     pub fn missing(what: &str, digests: &[Digest]) -> Self {
         let mut digests = digests.to_vec();
@@ -220,10 +225,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Mismatch { .. } | StoreError::TooLarge { .. } => Self::invalid(error.to_string()),
-            StoreError::NoSpace { .. } => Self {
-                detail: Some(Detail::RetryAfter(FULL_RETRY_DELAY)),
-                ..Self::new(Code::ResourceExhausted, error.to_string())
-            },
+            StoreError::NoSpace { .. } => Self::exhausted(error.to_string(), FULL_RETRY_DELAY),
             StoreError::NeverFits { .. } => Self::new(Code::ResourceExhausted, error.to_string()),
             StoreError::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
             StoreError::Path(error) => error.into(),

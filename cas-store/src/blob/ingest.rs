@@ -144,29 +144,32 @@ impl BlobStore {
         if digest.is_empty() {
             return Ok(Ingest::Present(BlobPin::of_empty(digest)));
         }
-        let admission = self.space.admit(digest).await;
-        self.begin(digest, admission).await
-    }
-
-    /// The same for somebody whom the other ingest may itself be waiting for: does not wait for it, but writes the
-    /// blob beside it. The first of them to end makes it visible.
-    pub async fn ingest_beside(self: &Arc<Self>, digest: Digest) -> Result<Ingest, StoreError> {
-        if digest.is_empty() {
-            return Ok(Ingest::Present(BlobPin::of_empty(digest)));
-        }
-        let admission = self.space.admit_beside(digest);
-        self.begin(digest, admission).await
-    }
-
-    async fn begin(&self, digest: Digest, admission: Admission) -> Result<Ingest, StoreError> {
-        let ticket = match admission {
+        let ticket = match self.space.admit(digest).await {
             Admission::Present(pin) => return Ok(Ingest::Present(pin)),
             Admission::Lead(ticket) => ticket,
         };
         self.check_size(digest)?;
         let reservation = self.space.reserve(self.space.layout.disk_bytes(digest.size_bytes())).await?;
-        let writer = BlobWriter::new(ticket, reservation, digest, self.space.clone());
-        Ok(Ingest::Write(writer))
+        Ok(Ingest::Write(BlobWriter::new(ticket, reservation, digest, self.space.clone())))
+    }
+
+    /// The same for somebody for whom others may be waiting: waits for nothing. Beside another ingest of the digest, it
+    /// writes the blob, too; the first of them to end makes it visible. Where space would have to be made, there is none.
+    pub fn ingest_now(&self, digest: Digest) -> Result<Ingest, StoreError> {
+        if digest.is_empty() {
+            return Ok(Ingest::Present(BlobPin::of_empty(digest)));
+        }
+        let ticket = match self.space.admit_beside(digest) {
+            Admission::Present(pin) => return Ok(Ingest::Present(pin)),
+            Admission::Lead(ticket) => ticket,
+        };
+        self.check_size(digest)?;
+        let needed_bytes = self.space.layout.disk_bytes(digest.size_bytes());
+        let reservation = self.space.reserve_now(needed_bytes).ok_or_else(|| {
+            let reason = "none of the store's is free at the moment".to_owned();
+            StoreError::NoSpace { needed_bytes, reason }
+        })?;
+        Ok(Ingest::Write(BlobWriter::new(ticket, reservation, digest, self.space.clone())))
     }
 
     fn turn<K>(&self, digest: Digest, data: Bytes, keep: fn(BlobPin) -> K) -> Turn<K> {

@@ -12,17 +12,18 @@ pub(super) const DECODE_BYTES_MAX: usize = 8 << 20;
 pub(super) const RESPONSE_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 /// The most Directories in one response where the client names no page size.
 pub(super) const PAGE_MAX: usize = 1_000;
-/// What may be under way on one stream before the peer has taken it.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// What may be under way on one stream before it is read: enough for a machine nearby, and so little that a hundred calls
+/// that wait, which is what gRPC clients have at once by default, do not fill the connection.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// What may be under way on one connection.
-pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// What uploads that wait for another one may leave unread on one connection, together: the rest of what may be under
-/// way is for the one that they wait for.
-pub(super) const WAITING_BYTES_A_CONNECTION: usize = CONNECTION_WINDOW_BYTES as usize / 2;
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// What calls that wait may leave unread on one connection, together: the rest of what may be under way is for those that
+/// they wait for.
+pub(super) const WAITING_BYTES_A_CONNECTION: usize = CONNECTION_WINDOW_BYTES as usize / 4 * 3;
 /// Calls at once on one connection; further ones wait in the client.
 pub(super) const STREAMS_MAX: u32 = 1_000;
-/// Messages on their way in on one connection, together: several of the largest.
-pub(super) const RECEIVED_BYTES_A_CONNECTION: usize = 32 << 20;
+/// Messages on their way in on one connection, together, those that begin a call and those that go on with an upload each.
+pub(super) const RECEIVED_BYTES_A_CONNECTION: usize = 16 << 20;
 /// Answers of one connection that are being made, or that the peer has not taken, together.
 pub(super) const ANSWER_BYTES_A_CONNECTION: usize = 64 << 20;
 /// What a message of a read may take: a chunk, in either form.
@@ -35,6 +36,10 @@ pub(super) const STATE_BYTES_A_CONNECTION: usize = 64 << 20;
 pub(super) const COMPRESSION_STATE_BYTES: usize = 1 << 20;
 /// What a walk over a tree counts as, although few trees make it need that much.
 pub(super) const WALK_STATE_BYTES: usize = 16 << 20;
+/// How long a message waits without leave: most crowds are over by then.
+pub(super) const CROWD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a call that may not wait is asked to stay away.
+pub(super) const CROWDED_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long a call waits for the others of its connection to make room.
 pub(super) const ROOM_TIME_MAX: Duration = Duration::from_mins(1);
 /// How much of an upload that is not needed any more is read, so that the client sees an answer and no reset.

@@ -6,6 +6,12 @@
 //! answered; it is taken whole or not at all, so that half of one never waits for half of another. An answer counts as
 //! a whole message until it is known, then as what it is until the connection has taken it. Who makes its own calls wait
 //! for too long is told so, by an error.
+//!
+//! Whoever waits must not be in the way of what it waits for. What a call leaves unread takes of the connection's window,
+//! which those need that go on: so only so much may be left unread by calls that wait, and who comes beyond that is
+//! refused, where it waits for the store's space at once, where it waits for room after a moment. Messages that go on with
+//! an upload have room for themselves: those that begin a call may have to wait for the store's space, which such an upload
+//! has. And there is room for an answer only when the whole request is here: what has it waits for no request.
 
 mod answers;
 mod messages;
@@ -27,10 +33,11 @@ use self::answers::Answers;
 use self::messages::{Held, Messages};
 use super::around::{Answer, Around, Services};
 use super::limits::{
-    ANSWER_BYTES_A_CONNECTION, CHUNK_ANSWER_BYTES, MESSAGE_BYTES_MAX, RECEIVED_BYTES_A_CONNECTION,
-    ROOM_TIME_MAX, STATE_BYTES_A_CONNECTION, STREAM_WINDOW_BYTES, WAITING_BYTES_A_CONNECTION,
-    WATCHES_MADE_A_CONNECTION,
+    ANSWER_BYTES_A_CONNECTION, CHUNK_ANSWER_BYTES, CROWDED_RETRY_DELAY, MESSAGE_BYTES_MAX,
+    RECEIVED_BYTES_A_CONNECTION, ROOM_TIME_MAX, STATE_BYTES_A_CONNECTION, STREAM_WINDOW_BYTES,
+    WAITING_BYTES_A_CONNECTION, WATCHES_MADE_A_CONNECTION,
 };
+use crate::status::Failure;
 
 /// What is to be known of a method to count its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +67,10 @@ impl Kind {
 /// One connection's share.
 #[derive(Clone, Debug)]
 pub(super) struct Share {
-    received: Arc<Semaphore>,
+    /// For the messages that begin a call.
+    beginnings: Arc<Semaphore>,
+    /// For the others.
+    parts: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     state: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
@@ -72,7 +82,8 @@ impl Default for Share {
     fn default() -> Self {
         let of = |bytes| Arc::new(Semaphore::new(bytes));
         Self {
-            received: of(RECEIVED_BYTES_A_CONNECTION),
+            beginnings: of(RECEIVED_BYTES_A_CONNECTION),
+            parts: of(RECEIVED_BYTES_A_CONNECTION),
             answers: of(ANSWER_BYTES_A_CONNECTION),
             state: of(STATE_BYTES_A_CONNECTION),
             waiting: of(WAITING_BYTES_A_CONNECTION),
@@ -104,8 +115,8 @@ impl Share {
         Room::new(&self.making).take(1).await
     }
 
-    /// Leave for an upload with `bytes` to come to wait without reading them, if others do not fill the connection
-    /// with theirs.
+    /// Leave for a call with `bytes` to come to wait without reading them, if others do not fill the connection with
+    /// theirs.
     pub(super) fn wait(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(STREAM_WINDOW_BYTES);
         self.waiting.clone().try_acquire_many_owned(bytes).ok()
@@ -115,6 +126,11 @@ impl Share {
     pub(super) async fn state(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
         Room::new(&self.state).take(bytes).await
     }
+}
+
+/// What a call hears that has no leave to wait.
+pub(super) fn crowded() -> Failure {
+    Failure::exhausted("too many calls of the connection wait already", CROWDED_RETRY_DELAY)
 }
 
 /// A call under way.
@@ -171,21 +187,15 @@ impl Around for Shares {
         let open_call = share.call();
         let kind = Kind::of(request.uri().path());
         let held = Held::default();
-        let messages = |body| Body::new(Messages::new(body, &share.received, held.clone(), kind.is_upload));
+        let answer_room = Held::default();
+        let messages = |body| Body::new(Messages::new(body, &share, kind, [&held, &answer_room]));
         let call = services.call(request.map(messages));
         async move {
-            let room = if kind.is_upload {
-                None
-            } else {
-                match Room::new(&share.answers).take(kind.answer_bytes).await {
-                    Ok(room) => Some(room),
-                    Err(status) => return Ok(status.into_http()),
-                }
-            };
             let answer = call.await?;
             drop(held);
+            let permit = answer_room.lock().take();
             let answers =
-                |body| Answers { body, kind, room: Room::new(&share.answers), permit: room, call: open_call };
+                |body| Answers { body, kind, room: Room::new(&share.answers), permit, call: open_call };
             Ok(answer.map(|body| Body::new(answers(body))))
         }
         .boxed()

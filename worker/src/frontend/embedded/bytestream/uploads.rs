@@ -81,6 +81,9 @@ pub(super) struct Kept {
     looks: u32,
 }
 
+/// A time that is never long ago.
+const NEVER: u64 = u64::MAX;
+
 /// One stream's time with a name.
 #[derive(Default)]
 struct Turn {
@@ -90,7 +93,7 @@ struct Turn {
     gives_way: AtomicBool,
     memory_bytes: u64,
     last_step: AtomicU64,
-    /// When that was, in seconds since the epoch.
+    /// When that was, in seconds since the epoch; [`NEVER`] before it has any space.
     last_step_seconds: AtomicU64,
     /// The name is free.
     ended: CancellationToken,
@@ -128,7 +131,8 @@ impl Uploads {
 
     fn open(self: &Arc<Self>, state: &mut State, name: &str, memory_bytes: u64) -> (Place, Option<Kept>) {
         let turn = Arc::new(Turn { memory_bytes, ..Turn::default() });
-        self.step(&turn);
+        turn.last_step.store(self.steps.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        turn.last_step_seconds.store(NEVER, Ordering::Relaxed);
         state.open += 1;
         state.memory_bytes += memory_bytes;
         let kept = state.remove_kept(name);

@@ -13,12 +13,13 @@ use longshore_cas_store::blob::{BlobStore, BlobWriter, Ingest};
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::io::Clock;
 use longshore_proto::bytestream::WriteRequest;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::super::compression::{DecompressError, Decompressor};
 use super::super::limits::{HALF_CLOSE_TIME_MAX, SILENCE_MAX, UPLOAD_MEMORY_BYTES, WINDOW_LOG_MAX};
-use super::super::share::Share;
+use super::super::share::{Share, crowded};
 use super::uploads::{Kept, Place, Uploads};
 use crate::status::Failure;
 
@@ -83,6 +84,15 @@ where
             .map_err(|_| Failure::invalid(format!("write_offset: {} is negative", first.write_offset)))?;
         let name = first.resource_name.clone();
         Ok(Self { name, first: Some(first), rest, share, clock, offset, is_finished: false })
+    }
+
+    /// Leave to wait before anything else is read, where the requests bring `size_bytes` from their beginning on.
+    fn wait(&self, size_bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let first = self.first.as_ref();
+        let held_bytes = first.map_or(0, |first| first.data.len() as u64);
+        let is_all = first.is_some_and(|first| first.finish_write);
+        let rest_bytes = size_bytes.saturating_sub(self.offset.saturating_add(held_bytes));
+        self.share.wait(if is_all { 0 } else { rest_bytes })
     }
 
     /// The data of the next request, if the client has not closed the stream.
@@ -193,9 +203,13 @@ impl Writes {
         S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
     {
         let (place, kept) = may_begin(place, kept, requests.offset)?;
-        let writer = match kept {
-            Some(kept) => self.store.resume(kept.partial).await.map_err(Failure::from)?,
-            None => self.ingest(digest, &place, &requests.share).await?,
+        let writer = match (kept, requests.wait(digest.size_bytes())) {
+            (Some(kept), Some(_leave)) => self.store.resume(kept.partial).await.map_err(Failure::from)?,
+            (Some(kept), None) => {
+                place.put_back(Some(kept.partial));
+                return Err(crowded().into());
+            }
+            (None, leave) => self.ingest(digest, &place, leave).await?,
         };
         let Ingest::Write(writer) = writer else { return Ok(size(&digest)) };
         let mut receiving = Receiving { place: Some(place), writer: Some(writer) };
@@ -288,9 +302,12 @@ impl Writes {
     where
         S: Stream<Item = Result<WriteRequest, Status>> + Unpin + Send,
     {
-        let Ingest::Write(mut writer) = self.ingest(digest, &place, &requests.share).await? else {
+        // How much is to come, nobody knows.
+        let leave = requests.wait(u64::MAX);
+        let Ingest::Write(mut writer) = self.ingest(digest, &place, leave).await? else {
             return Ok(COMPRESSED_PRESENT);
         };
+        place.committed(0);
         let mut decompressor = Decompressor::new(digest.size_bytes()).map_err(|error| wrong(&error))?;
         while let Some(data) = requests.next().await? {
             decompressor = write_decompressed(decompressor, data, &mut writer).await?;
@@ -309,13 +326,18 @@ impl Writes {
     }
 
     /// Begins to write a blob, with a file of the uploads' own.
-    async fn ingest(&self, digest: Digest, place: &Place, share: &Share) -> Result<Ingest, Failure> {
+    async fn ingest(
+        &self,
+        digest: Digest,
+        place: &Place,
+        leave: Option<OwnedSemaphorePermit>,
+    ) -> Result<Ingest, Failure> {
         let file = place.file().await;
-        // Who waits for another upload of the blob reads nothing. Too many of them, and nothing gets through on their
-        // connection any more: neither what they wait for, if it comes there, nor anything else.
-        let ingest = match share.wait(digest.size_bytes()) {
+        // Who waits for another upload of the blob, or for space, reads nothing. Too many of them, and nothing gets through
+        // on their connection any more: neither what they wait for, if it comes there, nor anything else.
+        let ingest = match leave {
             Some(_leave) => self.store.ingest(digest).await?,
-            None => self.store.ingest_beside(digest).await?,
+            None => self.store.ingest_now(digest)?,
         };
         Ok(match ingest {
             Ingest::Write(writer) => Ingest::Write(writer.holding(file)),

@@ -1,4 +1,5 @@
-//! Messages on their way in: none is taken before there is room for all of it.
+//! Messages on their way in: none is taken before there is room for all of it, and the one message of a call that is no
+//! upload only with room for its answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,37 +8,89 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::super::limits::DECODE_BYTES_MAX;
-use super::Room;
+use super::super::limits::{CROWD_TIME_MAX, DECODE_BYTES_MAX};
+use super::{Kind, Room, Share, crowded};
 
 /// What stands before each message of gRPC: whether it is compressed, and its length.
 const HEADER_BYTES: usize = 5;
 
-/// The room of the message that a call has in hand, if any.
+/// The room that a call has, if any: for the message that it has in hand, or for its answer.
 pub(super) type Held = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 
 /// The body of a request.
 pub(super) struct Messages {
     body: Body,
     framing: Framing,
+    share: Share,
+    kind: Kind,
     room: Room,
     held: Held,
+    answer_room: Room,
+    answer: Held,
+    /// To wait for the room.
+    leave: Option<OwnedSemaphorePermit>,
+    /// How long without that.
+    patience: Option<Pin<Box<Sleep>>>,
     /// Received, and not handed on yet.
     data: Bytes,
     /// The room that a message needs which has begun.
     needed_bytes: Option<usize>,
-    /// Who asks for more is done with the last message; or else with all of them when the call is answered.
-    is_stream: bool,
 }
 
 impl Messages {
-    pub(super) fn new(body: Body, received: &Arc<Semaphore>, held: Held, is_stream: bool) -> Self {
-        let (framing, room) = (Framing::default(), Room::new(received));
-        Self { body, framing, room, held, data: Bytes::new(), needed_bytes: None, is_stream }
+    /// Keeps in `held` the room of the message in hand, and in `answer` that of the answer to it.
+    pub(super) fn new(body: Body, share: &Share, kind: Kind, [held, answer]: [&Held; 2]) -> Self {
+        Self {
+            body,
+            framing: Framing::default(),
+            share: share.clone(),
+            kind,
+            room: Room::new(&share.beginnings),
+            held: held.clone(),
+            answer_room: Room::new(&share.answers),
+            answer: answer.clone(),
+            leave: None,
+            patience: None,
+            data: Bytes::new(),
+            needed_bytes: None,
+        }
+    }
+
+    /// Takes the room for a message of `bytes`, waiting for it; not for long without leave.
+    fn poll_room(&mut self, context: &mut Context<'_>, bytes: usize) -> Poll<Result<(), Status>> {
+        // Nobody waits for one message while holding another.
+        *self.held.lock() = None;
+        let Poll::Ready(outcome) = self.room.poll(context, bytes) else {
+            if self.leave.is_none() {
+                // How much of an upload follows, nobody knows.
+                let unread_bytes = if self.kind.is_upload { u64::MAX } else { bytes as u64 };
+                self.leave = self.share.wait(unread_bytes);
+            }
+            if self.leave.is_some() {
+                return Poll::Pending;
+            }
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(CROWD_TIME_MAX)));
+            return patience.as_mut().poll(context).map(|()| Err(crowded().into()));
+        };
+        (self.leave, self.patience) = (None, None);
+        *self.held.lock() = Some(outcome?);
+        self.room = Room::new(&self.share.parts);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the room for the answer to a request that is here with the next part.
+    fn poll_answer_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let is_due = !self.kind.is_upload && self.framing.ends_with(&self.data);
+        if is_due && self.answer.lock().is_none() {
+            let permit = ready!(self.answer_room.poll(context, self.kind.answer_bytes))?;
+            *self.answer.lock() = Some(permit);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -50,7 +103,8 @@ impl http_body::Body for Messages {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if this.is_stream && this.framing.is_between() {
+        // Who asks for more is done with the last message; or else with all of them when the call is answered.
+        if this.kind.is_upload && this.framing.is_between() {
             *this.held.lock() = None;
         }
         if this.data.is_empty() {
@@ -66,13 +120,13 @@ impl http_body::Body for Messages {
             this.needed_bytes = this.framing.begin(&this.data);
         }
         if let Some(bytes) = this.needed_bytes {
-            // Nobody waits for one message while holding another.
-            *this.held.lock() = None;
-            match ready!(this.room.poll(context, bytes)) {
-                Ok(permit) => *this.held.lock() = Some(permit),
-                Err(status) => return Poll::Ready(Some(Err(status))),
+            if let Err(status) = ready!(this.poll_room(context, bytes)) {
+                return Poll::Ready(Some(Err(status)));
             }
             this.needed_bytes = None;
+        }
+        if let Err(status) = ready!(this.poll_answer_room(context)) {
+            return Poll::Ready(Some(Err(status)));
         }
         let part = this.framing.advance(&mut this.data);
         Poll::Ready(Some(Ok(Frame::data(part))))
@@ -99,6 +153,11 @@ struct Framing {
 impl Framing {
     fn is_between(&self) -> bool {
         self.header_bytes == 0 && self.left_bytes == 0
+    }
+
+    /// Whether a message ends within `data`, of which nothing has been advanced over.
+    fn ends_with(&self, data: &Bytes) -> bool {
+        self.left_bytes > 0 && self.left_bytes <= data.len()
     }
 
     /// The length of a message whose header ends in `data`, which has to be advanced over next.
