@@ -298,10 +298,6 @@ async fn an_upload_that_stands_still_gives_up_its_space() {
     }
     assert!(waited >= IDLE_MAX, "it might have gone on");
     assert_eq!(large.await.unwrap(), Code::Aborted);
-    // It has waited as long, but in nobody's way.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
     assert!(!other.is_finished());
 }
 
