@@ -8,13 +8,11 @@
 //! The rooms, from the ground up: [`digest`] and [`name`] parse what comes from outside; [`dir`] is the only
 //! place with file-system system calls; [`root`] says who owns a folder of data and whether it can be trusted;
 //! [`blob`] keeps blobs and counts their bytes; [`tree`] turns `Directory` messages into plans; [`tree_cache`]
-//! turns plans into directories; [`source`] is the remote CAS as seen from here, and [`fetch`] joins those who want
-//! one blob at once; [`reap`] removes what nobody needs.
+//! turns plans into directories; [`source`] is the remote CAS as seen from here; [`reap`] removes what nobody needs.
 
 pub mod blob;
 pub mod digest;
 pub mod dir;
-pub mod fetch;
 pub mod io;
 pub mod name;
 pub mod reap;

@@ -1,6 +1,8 @@
 //! The remote CAS as the store sees it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::BoxStream;
 
@@ -23,6 +25,28 @@ pub trait BlobSource: Send + Sync + 'static {
     /// [`BlobSource::fetch`], level by level. A source that has no such question yields nothing.
     fn fetch_tree(&self, _root: Digest, _store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
         Box::pin(futures::stream::empty())
+    }
+
+    /// Which CASes it reaches: sources of one scope have the same blobs.
+    fn scope(&self) -> Scope;
+}
+
+/// The CASes that a [`BlobSource`] reaches, whatever the order and whoever it says that it asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope(BTreeSet<u64>);
+
+impl Scope {
+    /// One CAS, which is in no other scope but those that come of this one.
+    pub fn of_new_cas() -> Self {
+        static CASES: AtomicU64 = AtomicU64::new(0);
+        Self(BTreeSet::from([CASES.fetch_add(1, Ordering::Relaxed)]))
+    }
+}
+
+/// All of what those reach.
+impl FromIterator<Scope> for Scope {
+    fn from_iter<I: IntoIterator<Item = Self>>(scopes: I) -> Self {
+        Self(scopes.into_iter().flat_map(|scope| scope.0).collect())
     }
 }
 
@@ -70,5 +94,9 @@ impl BlobSource for NoSource {
     fn fetch(&self, wanted: Vec<Digest>, _store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
         let fates = wanted.into_iter().map(|digest| Fetched { digest, outcome: Err(FetchError::Missing) });
         Box::pin(futures::stream::iter(fates))
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::default()
     }
 }

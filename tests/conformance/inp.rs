@@ -240,7 +240,7 @@ async fn in_front_of(cas: &FakeCas) -> Result<(ColdWorker, Digest)> {
 
 /// What a client is told when a tree cannot be had.
 async fn failure(worker: &ColdWorker, root: Digest) -> Result<(Failure, TreeError)> {
-    let error = worker.cache.get(root).await.err().context("there is a tree")?;
+    let error = worker.get(root).await.err().context("there is a tree")?;
     Ok((Failure::from(error.clone()), error))
 }
 
@@ -259,7 +259,7 @@ async fn inp_10() -> Result<()> {
     for method in [Method::BatchReadBlobs, Method::Read, Method::GetTree] {
         cas.heal(method);
     }
-    let tree = worker.cache.get(root).await?;
+    let tree = worker.get(root).await?;
     let large = std::fs::read(tree.path().join("large"))?;
     let named = tree.tree().files.iter().map(|file| file.key.digest).collect::<Vec<_>>();
     ensure!(named == [DigestFunction::Sha256.digest(&large)], "{named:?}");

@@ -14,9 +14,11 @@ use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::{Clock, Environment, IoPool};
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::StoreRoot;
-use longshore_cas_store::source::{BlobSource as _, FetchError};
+use longshore_cas_store::source::{BlobSource, FetchError};
 use longshore_cas_store::tree::TreeLimits;
-use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_cas_store::tree_cache::{
+    DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts, TreeError, TreePin,
+};
 use longshore_worker::environment::{MachineClock, TokioExecutor};
 use longshore_worker::remote::{Remote, RemoteOptions};
 use tempfile::TempDir;
@@ -100,11 +102,7 @@ impl ColdWorker {
         let (store, _) = BlobStore::open(&root, store_options, environment.clone())?;
         let reaper = Reaper::open(&root, environment.clone())?;
         let remote = Remote::new(options, store.clone(), environment.clone())?;
-        let parts = DirectoryCacheParts {
-            store: store.clone(),
-            source: Arc::new(remote.clone()),
-            reaper: reaper.clone(),
-        };
+        let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let limits = TreeLimits::default();
         let options = DirectoryCacheOptions { entries_max: 100, size_bytes_max: u64::MAX, limits };
         let cache = DirectoryCache::open(&root, parts, options, environment.clone()).await?;
@@ -114,6 +112,12 @@ impl ColdWorker {
     /// A client of another server for the same store.
     pub fn another(&self, options: &RemoteOptions) -> Result<Remote> {
         Ok(Remote::new(options, self.store.clone(), self.environment.clone())?)
+    }
+
+    /// A tree, of the client's blobs.
+    pub async fn get(&self, root: Digest) -> Result<TreePin, TreeError> {
+        let source: Arc<dyn BlobSource> = Arc::new(self.remote.clone());
+        self.cache.get(root, &source).await
     }
 
     /// Fetches blobs; the outcome of each, in the order of `wanted`.

@@ -121,12 +121,9 @@ impl Remotes {
 /// Runs until a signal stops it.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { schedulers, name, claimed } = prepared;
-    let mut remotes = Remotes::default();
-    let machine = Machine::open(claimed, |store, environment| {
-        remotes = Remotes::open(&schedulers, store, environment)?;
-        Ok(remotes.source(environment))
-    })
-    .await?;
+    let machine = Machine::open(claimed).await?;
+    let remotes = Remotes::open(&schedulers, &machine.store, &machine.environment)?;
+    let inputs = Arc::new(remotes.source(&machine.environment));
     let slots = match remotes.0.as_slice() {
         [_] => Slots::new(machine.jobs),
         // An outage of one of them is not to be felt by the others' actions.
@@ -142,6 +139,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         let prefetcher = Prefetcher::new(&remote, machine.trees.clone(), SpeculationLimits::default());
         let ends = Ends {
             source: remote.clone(),
+            inputs: inputs.clone(),
             sink: remote,
             results,
             prefetcher: Some(prefetcher),

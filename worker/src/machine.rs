@@ -97,6 +97,8 @@ pub(crate) struct Machine {
 pub(crate) struct Ends {
     /// Where an Action and its Command come from.
     pub(crate) source: Arc<dyn BlobSource>,
+    /// Where input trees come from.
+    pub(crate) inputs: Arc<dyn BlobSource>,
     /// Where clients read outputs.
     pub(crate) sink: Arc<dyn OutputSink>,
     /// Where clients find results, if the worker writes them.
@@ -108,11 +110,8 @@ pub(crate) struct Ends {
 }
 
 impl Machine {
-    /// Opens what is in the root; what input trees lack comes from what `source` makes.
-    pub(crate) async fn open<S: BlobSource>(
-        claimed: Claimed,
-        source: impl FnOnce(&Arc<BlobStore>, &Environment) -> anyhow::Result<S>,
-    ) -> anyhow::Result<Self> {
+    /// Opens what is in the root.
+    pub(crate) async fn open(claimed: Claimed) -> anyhow::Result<Self> {
         let Claimed { options, threads, root, identity, spawner, jobs, files } = claimed;
         let environment = environment(threads).context("cannot start threads")?;
         let size_bytes_max = match options.max_size {
@@ -122,13 +121,12 @@ impl Machine {
         let (store, recovered) =
             BlobStore::open(&root, StoreOptions { size_bytes_max }, environment.clone())?;
         let reaper = Reaper::open(&root, environment.clone())?;
-        let source = Arc::new(source(&store, &environment)?);
         let cache_options = DirectoryCacheOptions {
             entries_max: TREES_MAX,
             size_bytes_max: u64::MAX,
             limits: TreeLimits::default(),
         };
-        let parts = DirectoryCacheParts { store: store.clone(), source, reaper: reaper.clone() };
+        let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let trees = DirectoryCache::open(&root, parts, cache_options, environment.clone()).await?;
         root.vouch()?;
         let io = environment.io.clone();
@@ -154,10 +152,11 @@ impl Machine {
 
     /// What runs actions between those ends.
     pub(crate) fn runner(&self, name: &str, ends: Ends) -> Arc<ActionRunner> {
-        let Ends { source, sink, results, prefetcher, any_platform } = ends;
+        let Ends { source, inputs, sink, results, prefetcher, any_platform } = ends;
         Arc::new(ActionRunner {
             store: self.store.clone(),
             source,
+            inputs,
             cache: self.trees.clone(),
             materializer: self.materializer.clone(),
             runner: self.spawner.clone(),

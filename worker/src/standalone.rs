@@ -52,7 +52,7 @@ pub fn prepare(args: StandaloneArgs) -> anyhow::Result<Prepared> {
 /// Runs until a signal stops it.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { listen, any_platform, claimed } = prepared;
-    let machine = Machine::open(claimed, |_, _| Ok(NoSource)).await?;
+    let machine = Machine::open(claimed).await?;
     let listener = Listener::bind(listen).await?;
     let endpoint = listener.endpoint().clone();
     // Before anybody is told that it runs: who stops it then has it stop well.
@@ -67,6 +67,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let name = machine.options.name.as_ref().map_or_else(host_name, |name| name.0.clone());
     let ends = Ends {
         source: Arc::new(NoSource),
+        inputs: Arc::new(NoSource),
         sink: Arc::new(LocalSink),
         results: None,
         prefetcher: None,

@@ -32,8 +32,7 @@ pub(super) async fn adopt(shared: &Arc<Shared>, trust: Trust) -> Result<(), Stor
         }
     }
     kept.reverse();
-    let loader = Loader { source: Arc::new(NoSource), ..shared.loader.clone() };
-    let loader = &loader;
+    let loader = &shared.loader;
     let mut held = futures::stream::iter(kept)
         .map(|tree| async move { (hold(loader, &tree).await, tree) })
         .buffered(ADOPTIONS_AT_ONCE);
@@ -51,7 +50,8 @@ pub(super) async fn adopt(shared: &Arc<Shared>, trust: Trust) -> Result<(), Stor
 
 /// The plan of a standing tree and what it holds, if all of it is here.
 async fn hold(loader: &Loader, tree: &Standing) -> Option<(crate::tree::DirectoryTree, Held)> {
-    let (directory, parts) = loader.load(tree.digest, (), |tree, parts| (tree, parts)).await.ok()?;
+    let (directory, parts) =
+        loader.load(tree.digest, &NoSource, (), |tree, parts| (tree, parts)).await.ok()?;
     let pins = parts.pin(&loader.store).await.ok()?;
     let charge = loader.store.charge(directory.totals.own_bytes()).await.ok()?;
     Some((directory, Held::new(pins, charge)))

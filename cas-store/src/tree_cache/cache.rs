@@ -21,6 +21,7 @@ use super::{DirectoryCacheStats, TreeError, TreePin};
 use crate::blob::{IdleHolder, Moment};
 use crate::digest::Digest;
 use crate::io::Executor;
+use crate::source::BlobSource;
 
 type Outcome = Result<TreePin, TreeError>;
 
@@ -37,7 +38,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct State {
     index: Index<Arc<Entry>>,
-    flights: Flights<Outcome>,
+    flights: Flights<Outcome, Arc<dyn BlobSource>>,
 }
 
 /// What happened since the start.
@@ -88,6 +89,17 @@ struct Waiter {
     root: Digest,
     seat: Seat,
     receiver: oneshot::Receiver<Outcome>,
+    /// What is built from, where somebody else has begun.
+    others_source: Option<Arc<dyn BlobSource>>,
+}
+
+impl Waiter {
+    /// Whether another build, from `source`, could come to something else than `error`.
+    fn may_fare_better(&self, error: &TreeError, source: &dyn BlobSource) -> bool {
+        let is_the_sources = matches!(error, TreeError::Missing { .. } | TreeError::Fetch { .. });
+        let is_another = |others: &Arc<dyn BlobSource>| others.scope() != source.scope();
+        is_the_sources && self.others_source.as_ref().is_some_and(is_another)
+    }
 }
 
 impl Drop for Waiter {
@@ -125,13 +137,19 @@ impl Drop for Landing {
 
 impl Shared {
     /// The tree with that root, pinned.
-    pub(super) async fn get(self: &Arc<Self>, root: Digest) -> Outcome {
+    ///
+    /// Each failure answers, for good, all who reach what its builder reaches: of those who wait for one tree, nobody waits
+    /// for more builds than they have scopes among them.
+    pub(super) async fn get(self: &Arc<Self>, root: Digest, source: &Arc<dyn BlobSource>) -> Outcome {
         loop {
-            match self.board(root) {
+            match self.board(root, source) {
                 Next::Use(pin) => return Ok(pin),
                 Next::Wait(mut waiter) => {
-                    let outcome = (&mut waiter.receiver).await;
-                    return outcome.unwrap_or(Err(TreeError::Aborted { root }));
+                    let outcome = (&mut waiter.receiver).await.unwrap_or(Err(TreeError::Aborted { root }));
+                    match outcome {
+                        Err(error) if waiter.may_fare_better(&error, &**source) => {}
+                        outcome => return outcome,
+                    }
                 }
                 // Completes also if the sender is gone, which says the same.
                 Next::TryAgain(landed) => drop(landed.await),
@@ -139,7 +157,7 @@ impl Shared {
         }
     }
 
-    fn board(self: &Arc<Self>, root: Digest) -> Next {
+    fn board(self: &Arc<Self>, root: Digest, source: &Arc<dyn BlobSource>) -> Next {
         let boarding = {
             let mut state = self.state.lock();
             if let Some((entry, number)) = state.index.pin(&root) {
@@ -148,27 +166,32 @@ impl Shared {
                 self.counts.hits.fetch_add(1, Ordering::Relaxed);
                 return Next::Use(pin);
             }
-            state.flights.board(root)
+            state.flights.board(root, source)
         };
-        let (seat, receiver) = match boarding {
+        let (seat, receiver, others_source) = match boarding {
             Boarding::Standby(landed) => return Next::TryAgain(landed),
-            Boarding::Shared(seat, receiver) => {
+            Boarding::Shared(seat, receiver, source) => {
                 self.counts.shares.fetch_add(1, Ordering::Relaxed);
-                (seat, receiver)
+                (seat, receiver, Some(source))
             }
             Boarding::Started(seat, receiver, registration) => {
                 self.counts.constructions.fetch_add(1, Ordering::Relaxed);
-                self.take_off(root, registration);
-                (seat, receiver)
+                self.take_off(root, source.clone(), registration);
+                (seat, receiver, None)
             }
         };
-        Next::Wait(Waiter { shared: self.clone(), root, seat, receiver })
+        Next::Wait(Waiter { shared: self.clone(), root, seat, receiver, others_source })
     }
 
     /// Starts the task that builds.
-    fn take_off(self: &Arc<Self>, root: Digest, registration: AbortRegistration) {
+    fn take_off(
+        self: &Arc<Self>,
+        root: Digest,
+        source: Arc<dyn BlobSource>,
+        registration: AbortRegistration,
+    ) {
         let landing = Arc::new(Landing { shared: self.clone(), root, error: Mutex::default() });
-        let construction = Construction::new(self.clone(), root, landing.clone());
+        let construction = Construction::new(self.clone(), root, source, landing.clone());
         let mut task = Box::pin(async move {
             let building = Abortable::new(construction.build(), registration);
             let built = AssertUnwindSafe(building).catch_unwind().await;

@@ -4,6 +4,7 @@
 //! undoes itself when it is dropped, so that an error and a cancellation are the same.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +18,7 @@ use super::parts::Parts;
 use super::site::{Held, Site};
 use crate::blob::{BlobPin, BlobPins, PinTreeError, StoreError};
 use crate::digest::{Digest, FileKey};
+use crate::source::BlobSource;
 use crate::tree::DirectoryTree;
 
 /// Blobs that are linked by one job after they landed.
@@ -26,6 +28,8 @@ const LANDED_A_JOB_MAX: usize = 512;
 pub(super) struct Construction {
     shared: Arc<Shared>,
     root: Digest,
+    /// Where comes from what is not here.
+    source: Arc<dyn BlobSource>,
     /// Keeps the flight's key while a job of the pool runs.
     landing: Arc<Landing>,
     is_stopped: StopOnDrop,
@@ -42,8 +46,13 @@ impl Drop for StopOnDrop {
 }
 
 impl Construction {
-    pub(super) fn new(shared: Arc<Shared>, root: Digest, landing: Arc<Landing>) -> Self {
-        Self { shared, root, landing, is_stopped: StopOnDrop::default() }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        root: Digest,
+        source: Arc<dyn BlobSource>,
+        landing: Arc<Landing>,
+    ) -> Self {
+        Self { shared, root, source, landing, is_stopped: StopOnDrop::default() }
     }
 
     /// Builds the tree, publishes it, and hands it out.
@@ -60,7 +69,8 @@ impl Construction {
             site.into_entry(tree).into_iter().for_each(|entry| landing.arrive(entry));
             Ok(None)
         };
-        let built = self.shared.loader.load(self.root, self.landing.clone(), build_now).await?;
+        let loader = &self.shared.loader;
+        let built = loader.load(self.root, &*self.source, self.landing.clone(), build_now).await?;
         let Some((tree, parts)) = built.map_err(|error| self.failed(error))? else { return Ok(()) };
         let site = self.build_in_steps(&tree, &parts).await?;
         site.into_entry(tree).into_iter().for_each(|entry| self.landing.arrive(entry));
@@ -110,24 +120,28 @@ impl Construction {
         parts: &Parts,
         absent: HashSet<Digest>,
     ) -> Result<Site, TreeError> {
-        let loader = &self.shared.loader;
-        let stream = loader.source.fetch(absent.iter().copied().collect(), loader.store.clone());
-        let mut landed = stream.ready_chunks(LANDED_A_JOB_MAX);
+        let store = self.shared.loader.store.clone();
+        let mut fetching = Fetching::new(self.root, absent.len());
+        let stream = self.source.fetch(absent.iter().copied().collect(), store);
+        let mut landed = stream.ready_chunks(LANDED_A_JOB_MAX).peekable();
         let late = Late::new(parts.select(&absent, true));
-        let (mut site, mut rest) = self.build_present(tree, held, absent).await?;
-        let mut fetching = Fetching::new(self.root);
+        let present = self.build_present(tree, held, absent);
+        // A fetch begins when it is first asked how far it is.
+        let begun = async {
+            Pin::new(&mut landed).peek().await;
+            Ok(())
+        };
+        let ((mut site, mut rest), ()) = futures::future::try_join(present, begun).await?;
         while let Some(batch) = landed.next().await {
             let mut pins = Vec::new();
             for fetched in batch {
-                match fetched.outcome {
-                    Ok(pin) => pins.push(pin),
-                    Err(error) => fetching.failed(fetched.digest, error)?,
-                }
+                pins.extend(fetching.take(fetched)?);
             }
             if !fetching.has_failed() {
                 (site, rest) = self.plant(site, rest, &late, pins).await?;
             }
         }
+        fetching.end();
         if fetching.has_failed() {
             return Err(fetching.into_error());
         }

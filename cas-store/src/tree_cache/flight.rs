@@ -15,15 +15,16 @@ use futures::future::{AbortHandle, AbortRegistration};
 
 use crate::digest::Digest;
 
-/// The builds under way, by what they build.
+/// The builds under way, by what they build; `S` is what each is built from.
 #[derive(Debug)]
-pub(super) struct Flights<T> {
-    flights: HashMap<Digest, Flight<T>>,
+pub(super) struct Flights<T, S> {
+    flights: HashMap<Digest, Flight<T, S>>,
     seats: u64,
 }
 
 #[derive(Debug)]
-struct Flight<T> {
+struct Flight<T, S> {
+    source: S,
     passengers: HashMap<Seat, oneshot::Sender<T>>,
     /// Who came too late to share, and waits for the end.
     standby: Vec<oneshot::Sender<()>>,
@@ -37,11 +38,11 @@ pub(super) struct Seat(u64);
 
 /// What a caller got by [`Flights::board`].
 #[derive(Debug)]
-pub(super) enum Boarding<T> {
+pub(super) enum Boarding<T, S> {
     /// The first seat of a new flight: the caller starts the task, which the registration can abort.
     Started(Seat, oneshot::Receiver<T>, AbortRegistration),
-    /// A seat in a flight under way.
-    Shared(Seat, oneshot::Receiver<T>),
+    /// A seat in a flight under way, which somebody else began, from that source.
+    Shared(Seat, oneshot::Receiver<T>, S),
     /// The flight takes nobody any more: board again when this completes.
     Standby(oneshot::Receiver<()>),
 }
@@ -56,23 +57,23 @@ pub(super) struct Passengers<T>(Vec<oneshot::Sender<T>>);
 #[must_use = "somebody waits"]
 pub(super) struct Standby(Vec<oneshot::Sender<()>>);
 
-impl<T> Default for Flights<T> {
+impl<T, S> Default for Flights<T, S> {
     fn default() -> Self {
         Self { flights: HashMap::new(), seats: 0 }
     }
 }
 
-impl<T> Flights<T> {
-    /// Joins the flight to `digest`, or opens one.
-    pub(super) fn board(&mut self, digest: Digest) -> Boarding<T> {
+impl<T, S: Clone> Flights<T, S> {
+    /// Joins the flight to `digest`, or opens one from `source`.
+    pub(super) fn board(&mut self, digest: Digest, source: &S) -> Boarding<T, S> {
         self.seats += 1;
         let seat = Seat(self.seats);
         let Some(flight) = self.flights.get_mut(&digest) else {
             let (sender, receiver) = oneshot::channel();
             let (abort, registration) = AbortHandle::new_pair();
             let passengers = HashMap::from([(seat, sender)]);
-            self.flights
-                .insert(digest, Flight { passengers, standby: Vec::new(), abort, has_arrived: false });
+            let (source, standby) = (source.clone(), Vec::new());
+            self.flights.insert(digest, Flight { source, passengers, standby, abort, has_arrived: false });
             return Boarding::Started(seat, receiver, registration);
         };
         if flight.has_arrived || flight.abort.is_aborted() {
@@ -82,7 +83,7 @@ impl<T> Flights<T> {
         }
         let (sender, receiver) = oneshot::channel();
         flight.passengers.insert(seat, sender);
-        Boarding::Shared(seat, receiver)
+        Boarding::Shared(seat, receiver, flight.source.clone())
     }
 
     /// Gives a seat up. The last one to leave cancels the build.
@@ -146,14 +147,16 @@ mod tests {
         DigestFunction::Sha256.digest(b"tree")
     }
 
-    fn started(flights: &mut Flights<u32>) -> (Seat, oneshot::Receiver<u32>, AbortRegistration) {
-        match flights.board(digest()) {
+    fn started(
+        flights: &mut Flights<u32, &'static str>,
+    ) -> (Seat, oneshot::Receiver<u32>, AbortRegistration) {
+        match flights.board(digest(), &"first") {
             Boarding::Started(seat, receiver, registration) => (seat, receiver, registration),
             other => panic!("{other:?}"),
         }
     }
 
-    fn land(flights: &mut Flights<u32>) {
+    fn land(flights: &mut Flights<u32, &'static str>) {
         let (passengers, standby) = flights.land(&digest());
         passengers.deliver(0);
         standby.release();
@@ -163,7 +166,10 @@ mod tests {
     fn everyone_who_shared_gets_the_result() {
         let mut flights = Flights::default();
         let (_, first, _) = started(&mut flights);
-        let Boarding::Shared(_, second) = flights.board(digest()) else { panic!("not shared") };
+        let Boarding::Shared(_, second, from) = flights.board(digest(), &"second") else {
+            panic!("not shared")
+        };
+        assert_eq!(from, "first", "whose build it is");
         flights.arrive(&digest()).deliver(7);
         assert_eq!((first.now_or_never(), second.now_or_never()), (Some(Ok(7)), Some(Ok(7))));
     }
@@ -177,7 +183,9 @@ mod tests {
         assert_eq!(first.now_or_never(), Some(Ok(7)));
         flights.leave(&digest(), seat);
         assert!(!registration.handle().is_aborted(), "it has its result");
-        let Boarding::Standby(mut waiting) = flights.board(digest()) else { panic!("joined an old flight") };
+        let Boarding::Standby(mut waiting) = flights.board(digest(), &"second") else {
+            panic!("joined an old flight")
+        };
         land(&mut flights);
         assert_eq!(waiting.try_recv(), Ok(Some(())));
         let _flight = started(&mut flights);
@@ -187,7 +195,9 @@ mod tests {
     fn a_flight_goes_on_until_the_last_one_leaves() {
         let mut flights = Flights::default();
         let (first, _receiver, registration) = started(&mut flights);
-        let Boarding::Shared(second, _other) = flights.board(digest()) else { panic!("not shared") };
+        let Boarding::Shared(second, _other, _) = flights.board(digest(), &"second") else {
+            panic!("not shared")
+        };
         flights.leave(&digest(), first);
         assert!(!registration.handle().is_aborted());
         flights.leave(&digest(), second);
@@ -200,7 +210,7 @@ mod tests {
         let mut flights = Flights::default();
         let (seat, _receiver, _registration) = started(&mut flights);
         flights.leave(&digest(), seat);
-        let Boarding::Standby(mut waiting) = flights.board(digest()) else {
+        let Boarding::Standby(mut waiting) = flights.board(digest(), &"second") else {
             panic!("joined a stopping flight")
         };
         assert_eq!(waiting.try_recv(), Ok(None));

@@ -13,14 +13,13 @@ use super::parts::Parts;
 use crate::blob::{BlobPin, BlobStore, StoreError};
 use crate::digest::Digest;
 use crate::io::IoPool;
-use crate::source::{BlobSource, FetchError};
+use crate::source::{BlobSource, FetchError, Fetched};
 use crate::tree::{DirectoryTree, TreeLimits};
 
 /// Loads trees.
 #[derive(Clone)]
 pub(super) struct Loader {
     pub(super) store: Arc<BlobStore>,
-    pub(super) source: Arc<dyn BlobSource>,
     pub(super) io: IoPool,
     pub(super) limits: TreeLimits,
     pub(super) interner: Arc<Interner>,
@@ -35,11 +34,13 @@ enum Progress<T, F> {
 }
 
 impl Loader {
-    /// Loads the tree of `root`, collects what it is made of, and goes on with `then` in the same job of the pool:
-    /// the way to another thread is a good part of a small construction. Each job holds a clone of `guard`.
+    /// Loads the tree of `root`, what is not here from `source`, collects what it is made of, and goes on with `then` in the
+    /// same job of the pool: the way to another thread is a good part of a small construction. Each job holds a clone of
+    /// `guard`.
     pub(super) async fn load<T: Send + 'static>(
         &self,
         root: Digest,
+        source: &dyn BlobSource,
         guard: impl Clone + Send + 'static,
         mut then: impl FnOnce(DirectoryTree, Parts) -> T + Send + 'static,
     ) -> Result<T, TreeError> {
@@ -64,28 +65,29 @@ impl Loader {
                 Progress::Partial(partial, then) => (*partial, then),
             };
             if loading.absent.is_empty() {
-                return Err(self.missing(loading).await);
+                return Err(self.missing(source, loading).await);
             }
             level = std::mem::take(&mut loading.absent);
             if pins.is_empty() && level == [(root, 1)] {
-                pins = self.fetch_tree(root).await;
+                pins = self.fetch_tree(source, root).await;
                 if !pins.is_empty() {
                     continue;
                 }
             }
-            pins.extend(self.fetch(&mut loading, &mut level).await?);
+            pins.extend(self.fetch(source, &mut loading, &mut level).await?);
         }
     }
 
     /// Fetches what one question brings of a tree whose root is not here. What it does not bring is no error yet.
-    async fn fetch_tree(&self, root: Digest) -> Vec<BlobPin> {
-        let stream = self.source.fetch_tree(root, self.store.clone());
+    async fn fetch_tree(&self, source: &dyn BlobSource, root: Digest) -> Vec<BlobPin> {
+        let stream = source.fetch_tree(root, self.store.clone());
         stream.filter_map(|fetched| ready(fetched.outcome.ok())).collect().await
     }
 
     /// Fetches the messages of a level; those that are nowhere are taken out of it.
     async fn fetch(
         &self,
+        source: &dyn BlobSource,
         loading: &mut Loading,
         level: &mut Vec<(Digest, u64)>,
     ) -> Result<Vec<BlobPin>, TreeError> {
@@ -93,15 +95,12 @@ impl Loader {
         if let Some((lost, _)) = level.iter().find(|(digest, _)| !loading.fetched.insert(*digest)) {
             return Err(TreeError::Store { root, reason: StoreError::NotFound(*lost) });
         }
-        let mut fetching = Fetching::new(root);
+        let mut fetching = Fetching::new(root, level.len());
         let absent = level.iter().map(|(digest, _)| *digest).collect();
-        let mut stream = self.source.fetch(absent, self.store.clone());
+        let mut stream = source.fetch(absent, self.store.clone());
         let mut pins = Vec::new();
         while let Some(fetched) = stream.next().await {
-            match fetched.outcome {
-                Ok(pin) => pins.push(pin),
-                Err(error) => fetching.failed(fetched.digest, error)?,
-            }
+            pins.extend(fetching.take(fetched)?);
         }
         fetching.check_answered()?;
         level.retain(|(digest, _)| !fetching.missing.contains(digest));
@@ -110,18 +109,16 @@ impl Loader {
     }
 
     /// Completes the list of missing blobs by the files of the messages that are known.
-    async fn missing(&self, loading: Loading) -> TreeError {
+    async fn missing(&self, source: &dyn BlobSource, loading: Loading) -> TreeError {
         let root = loading.root;
         let files = loading.decoded.values().flat_map(|directory| &directory.files);
         let files: BTreeSet<Digest> = files.map(|file| file.key.digest).collect();
         let absent = self.store.find_missing(&files.into_iter().collect::<Vec<_>>());
-        let mut fetching = Fetching { missing: loading.missing, ..Fetching::new(root) };
-        let mut stream = self.source.fetch(absent, self.store.clone());
+        let mut fetching = Fetching { missing: loading.missing, ..Fetching::new(root, absent.len()) };
+        let mut stream = source.fetch(absent, self.store.clone());
         while let Some(fetched) = stream.next().await {
             // That there is no room for the rest changes nothing about what is missing.
-            if let Err(error) = fetched.outcome
-                && fetching.failed(fetched.digest, error).is_err()
-            {
+            if fetching.take(fetched).is_err() {
                 break;
             }
         }
@@ -132,30 +129,42 @@ impl Loader {
 /// What came of fetching the blobs of one tree.
 pub(super) struct Fetching {
     root: Digest,
+    /// How many have no fate yet.
+    left: usize,
     missing: BTreeSet<Digest>,
     first_error: Option<FetchError>,
 }
 
 impl Fetching {
-    pub(super) fn new(root: Digest) -> Self {
-        Self { root, missing: BTreeSet::new(), first_error: None }
+    pub(super) fn new(root: Digest, wanted: usize) -> Self {
+        Self { root, left: wanted, missing: BTreeSet::new(), first_error: None }
     }
 
-    /// Notes a failure. A full or broken disk ends the fetch at once; the rest is waited for, so that all that
-    /// is missing is named.
-    pub(super) fn failed(&mut self, digest: Digest, error: FetchError) -> Result<(), TreeError> {
-        match error {
-            FetchError::Missing => {
-                self.missing.insert(digest);
+    /// Takes in a fate; the blob, if it is here. A full or broken disk ends the fetch at once; the rest is waited for, so
+    /// that all that is missing is named.
+    pub(super) fn take(&mut self, fetched: Fetched) -> Result<Option<BlobPin>, TreeError> {
+        self.left = self.left.saturating_sub(1);
+        match fetched.outcome {
+            Ok(pin) => return Ok(Some(pin)),
+            Err(FetchError::Missing) => {
+                self.missing.insert(fetched.digest);
             }
-            FetchError::Store(reason) => {
+            Err(FetchError::Store(reason)) => {
                 return Err(TreeError::Store { root: self.root, reason: (*reason).clone() });
             }
-            error => {
+            Err(error) => {
                 self.first_error.get_or_insert(error);
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Nothing more comes: what was not answered has failed.
+    pub(super) fn end(&mut self) {
+        if self.left > 0 {
+            let (origin, reason) = ("the source".to_owned(), "it ended without an answer".to_owned());
+            self.first_error.get_or_insert(FetchError::Unavailable { origin, reason });
+        }
     }
 
     /// Whether anything failed.
@@ -165,13 +174,14 @@ impl Fetching {
 
     /// Fails if the source did not answer; what is missing is another matter.
     fn check_answered(&mut self) -> Result<(), TreeError> {
+        self.end();
         let root = self.root;
         self.first_error.take().map_or(Ok(()), |reason| Err(TreeError::Fetch { root, reason }))
     }
 
     /// What to tell those who wait. What is missing comes first: no retry can help there.
     pub(super) fn into_error(self) -> TreeError {
-        let Self { root, missing, first_error } = self;
+        let Self { root, missing, first_error, .. } = self;
         match first_error {
             Some(reason) if missing.is_empty() => TreeError::Fetch { root, reason },
             _ => TreeError::Missing { root, missing: missing.into_iter().collect() },

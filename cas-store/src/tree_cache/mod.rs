@@ -32,7 +32,6 @@ pub use farm::write_private;
 
 use crate::blob::{BlobStore, StoreError};
 use crate::digest::Digest;
-use crate::fetch::SharedSource;
 use crate::io::Environment;
 use crate::reap::Reaper;
 use crate::root::StoreRoot;
@@ -48,8 +47,6 @@ use site::Grounds;
 pub struct DirectoryCacheParts {
     /// Where blobs are.
     pub store: Arc<BlobStore>,
-    /// Where those are that the store lacks.
-    pub source: Arc<dyn BlobSource>,
     /// Removes what is evicted.
     pub reaper: Arc<Reaper>,
 }
@@ -168,16 +165,10 @@ impl DirectoryCache {
         options: DirectoryCacheOptions,
         environment: Environment,
     ) -> Result<Arc<Self>, StoreError> {
-        let DirectoryCacheParts { store, source, reaper } = parts;
+        let DirectoryCacheParts { store, reaper } = parts;
         let Environment { io, executor, .. } = environment;
         let DirectoryCacheOptions { entries_max, size_bytes_max, limits } = options;
-        let loader = Loader {
-            store: store.clone(),
-            source: Arc::new(SharedSource::new(source, executor.clone())),
-            io,
-            limits,
-            interner: Arc::default(),
-        };
+        let loader = Loader { store: store.clone(), io, limits, interner: Arc::default() };
         let shared = Arc::new(Shared {
             loader,
             grounds: Arc::new(Grounds::open(root, reaper)?),
@@ -193,12 +184,13 @@ impl DirectoryCache {
         Ok(Arc::new(Self { shared, _idle: idle }))
     }
 
-    /// The tree with that root, built if need be, pinned.
+    /// The tree with that root, built if need be, pinned; what is not in the store comes from `source`.
     ///
     /// A hit does no I/O. Dropping the future gives up this caller's share of a build; the last share that is given
-    /// up cancels it.
-    pub async fn get(&self, root: Digest) -> Result<TreePin, TreeError> {
-        self.shared.get(root).await
+    /// up cancels it. A build that another one began fetches from that one's source: if it fails where ours may not, it is
+    /// tried again with ours.
+    pub async fn get(&self, root: Digest, source: &Arc<dyn BlobSource>) -> Result<TreePin, TreeError> {
+        self.shared.get(root, source).await
     }
 
     /// Figures.

@@ -11,10 +11,7 @@ use longshore_cas_store::io::{Environment, Executor};
 use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree_cache::{TreeError, TreePin};
 
-use crate::kit::{FUNCTION, GatedSource, Kit, Room, Tree, environment, until};
-
-/// Permits that never run out.
-const OPEN: usize = usize::MAX >> 4;
+use crate::kit::{FUNCTION, GatedSource, Kit, OPEN, Room, Tree, environment, until};
 
 #[tokio::test]
 async fn sixteen_callers_of_one_tree_are_one_construction() {
@@ -22,7 +19,7 @@ async fn sixteen_callers_of_one_tree_are_one_construction() {
     let tree = Tree::wide("shared", 3, 4);
     let source = GatedSource::new(&tree, 0);
     let kit = Kit::open(folder.path(), source.clone(), Room::default()).await;
-    let callers = join_all((0..16).map(|_| kit.cache.get(tree.root())));
+    let callers = join_all((0..16).map(|_| kit.get(tree.root())));
     let open_gate = async {
         until(|| kit.cache.stats().shares == 15).await;
         source.gate.add_permits(OPEN);
@@ -47,7 +44,7 @@ async fn sixteen_callers_of_a_tree_with_a_missing_blob_get_one_error() {
     let data = tree.blobs.remove(&lost).unwrap();
     let source = GatedSource::new(&tree, 0);
     let kit = Kit::open(folder.path(), source.clone(), Room::default()).await;
-    let callers = join_all((0..16).map(|_| kit.cache.get(tree.root())));
+    let callers = join_all((0..16).map(|_| kit.get(tree.root())));
     let open_gate = async {
         until(|| kit.cache.stats().shares == 15).await;
         source.gate.add_permits(OPEN);
@@ -62,34 +59,8 @@ async fn sixteen_callers_of_a_tree_with_a_missing_blob_get_one_error() {
 
     // Who comes after the failure starts afresh, and finds what is there by now.
     source.blobs.lock().unwrap().insert(lost, data);
-    kit.cache.get(tree.root()).await.unwrap();
+    kit.get(tree.root()).await.unwrap();
     assert_eq!(kit.cache.stats().constructions, 2);
-}
-
-#[tokio::test]
-async fn one_blob_of_many_trees_is_fetched_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut all = Tree::default();
-    let shared = all.blob("in all of them");
-    let roots: Vec<Digest> = (0..8)
-        .map(|number| {
-            let files = vec![crate::kit::file(&format!("name-{number}"), shared, false)];
-            all.directory(&longshore_proto::reapi::Directory { files, ..Default::default() })
-        })
-        .collect();
-    let source = GatedSource::new(&all, 0);
-    let kit = Kit::open(folder.path(), source.clone(), Room::default()).await;
-    for root in &roots {
-        kit.store.put(*root, all.blobs[root].clone()).await.unwrap();
-    }
-    let callers = join_all(roots.iter().map(|root| kit.cache.get(*root)));
-    let open_gate = async {
-        until(|| kit.names_in("scratch").len() == 8).await;
-        source.gate.add_permits(OPEN);
-    };
-    let (pins, ()) = futures::join!(callers, open_gate);
-    assert!(pins.iter().all(Result::is_ok));
-    assert_eq!(source.fetches(), 1);
 }
 
 #[tokio::test]
@@ -98,8 +69,8 @@ async fn callers_may_leave_and_the_last_one_takes_the_build_with_it() {
     let tree = Tree::wide("left", 3, 4);
     let source = GatedSource::new(&tree, 0);
     let kit = Kit::open(folder.path(), source.clone(), Room::default()).await;
-    let mut first = Box::pin(kit.cache.get(tree.root()));
-    let mut second = Box::pin(kit.cache.get(tree.root()));
+    let mut first = Box::pin(kit.get(tree.root()));
+    let mut second = Box::pin(kit.get(tree.root()));
     assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
     drop(first);
     // The messages land; the files are waited for.
@@ -111,7 +82,7 @@ async fn callers_may_leave_and_the_last_one_takes_the_build_with_it() {
     assert_eq!(kit.cache.stats().entries, 0);
 
     source.gate.add_permits(OPEN);
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     Tree::assert_wide(pin.path(), "left", 3, 4);
     assert_eq!(kit.cache.stats().constructions, 2);
 }
@@ -136,13 +107,13 @@ async fn a_newcomer_waits_until_a_cancelled_build_has_stopped() {
 
     // The empty tree needs nothing but its own job, which cannot start.
     let root = Digest::empty(FUNCTION);
-    let mut first = Box::pin(kit.cache.get(root));
+    let mut first = Box::pin(kit.get(root));
     assert!(futures::poll!(&mut first).is_pending());
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
     drop(first);
-    let mut newcomer = Box::pin(kit.cache.get(root));
+    let mut newcomer = Box::pin(kit.get(root));
     for _ in 0..10 {
         assert!(futures::poll!(&mut newcomer).is_pending());
         tokio::task::yield_now().await;
@@ -165,7 +136,7 @@ async fn a_cancelled_build_never_stands_among_the_published_trees() {
     let tree = Tree::wide("cancelled", 3, 4);
     kit.upload(&tree).await;
     // The variants of its executables are there from now on: nothing is to be waited for.
-    drop(kit.cache.get(tree.root()).await.unwrap());
+    drop(kit.get(tree.root()).await.unwrap());
     kit.assert_tidy().await;
     let (release, blockers): (Vec<_>, Vec<_>) = (0..io.threads()).map(|_| mpsc::channel::<()>()).unzip();
     let blocked = Arc::new(AtomicUsize::new(0));
@@ -180,7 +151,7 @@ async fn a_cancelled_build_never_stands_among_the_published_trees() {
 
     let trees = std::fs::File::open(folder.path().join("trees")).unwrap();
     trees.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    let mut caller = Box::pin(kit.cache.get(tree.root()));
+    let mut caller = Box::pin(kit.get(tree.root()));
     for _ in 0..10 {
         assert!(futures::poll!(&mut caller).is_pending());
         tokio::task::yield_now().await;
@@ -193,7 +164,7 @@ async fn a_cancelled_build_never_stands_among_the_published_trees() {
     kit.assert_tidy().await;
     // Nothing was ever moved there, not even for a moment.
     assert_eq!(trees.metadata().unwrap().modified().unwrap(), std::time::SystemTime::UNIX_EPOCH);
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     Tree::assert_wide(pin.path(), "cancelled", 3, 4);
 }
 
@@ -231,7 +202,7 @@ async fn stampede(kit: &Arc<Kit>, trees: &Arc<Vec<Tree>>, rounds: usize, fate: F
             for round in 0..rounds {
                 let number = (caller * 7 + round * 5 + round * round) % trees.len();
                 let tree = &trees[number];
-                let get = kit.cache.get(tree.root());
+                let get = kit.get(tree.root());
                 let outcome = if fate == Fate::MayLeave && caller % 3 > 0 {
                     // At once, much later, and everything between: constructions are left wherever they are.
                     leave_after(1 << ((caller + 5 * round) % LEAVE_AFTER_POLLS_LOG_MAX), get).await
@@ -364,8 +335,9 @@ async fn a_construction_can_be_dropped_at_every_await() {
         counter.drop_at.store(drop_at, Ordering::SeqCst);
         let is_done = Arc::new(AtomicBool::new(false));
         let (cache, root, done) = (kit.cache.clone(), tree.root(), is_done.clone());
+        let source = kit.source.clone();
         let caller = async move {
-            cache.get(root).await.unwrap();
+            cache.get(root, &source).await.unwrap();
             done.store(true, Ordering::SeqCst);
         };
         *counter.caller.lock().unwrap() = Some(caller.boxed());
@@ -381,7 +353,7 @@ async fn a_construction_can_be_dropped_at_every_await() {
             }
         })
         .await;
-        let pin = kit.cache.get(tree.root()).await.unwrap();
+        let pin = kit.get(tree.root()).await.unwrap();
         Tree::assert_wide(pin.path(), "dropped", 3, 4);
         kit.assert_tidy().await;
         if is_done.load(Ordering::SeqCst) {
@@ -410,7 +382,7 @@ async fn a_build_whose_task_is_lost_is_aborted_and_not_for_ever() {
     let kit = Kit::open_in(folder.path(), Arc::new(NoSource), Room::default(), environment).await;
     let tree = Tree::wide("lost", 1, 1);
     kit.upload(&tree).await;
-    let error = kit.cache.get(tree.root()).await.unwrap_err();
+    let error = kit.get(tree.root()).await.unwrap_err();
     assert!(matches!(error, TreeError::Aborted { root } if root == tree.root()), "{error}");
-    kit.cache.get(tree.root()).await.unwrap();
+    kit.get(tree.root()).await.unwrap();
 }

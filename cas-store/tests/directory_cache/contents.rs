@@ -43,7 +43,7 @@ async fn files_of_one_digest_and_different_kinds_are_different_inodes() {
     tree.directory(&reapi::Directory { files, ..Default::default() });
     kit.upload(&tree).await;
 
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     let stat = |name: &str| pin.path().join(name).metadata().unwrap();
     let (plain, run, dated) = (stat("plain"), stat("run"), stat("dated"));
     assert_eq!(plain.ino(), stat("again").ino());
@@ -93,7 +93,7 @@ async fn nodes_are_as_the_messages_say() {
     });
     kit.upload(&tree).await;
 
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     let path = |name: &str| pin.path().join(name);
     assert_eq!((mode(&path("empty")), mode(&path("empty-run"))), (0o444, 0o555));
     assert_eq!(path("empty").metadata().unwrap().modified().unwrap(), blob_mtime());
@@ -112,7 +112,7 @@ async fn nodes_are_as_the_messages_say() {
 async fn the_empty_tree_is_there_without_being_uploaded() {
     let folder = tempfile::tempdir().unwrap();
     let kit = Kit::standalone(folder.path()).await;
-    let pin = kit.cache.get(Digest::empty(FUNCTION)).await.unwrap();
+    let pin = kit.get(Digest::empty(FUNCTION)).await.unwrap();
     assert_eq!(std::fs::read_dir(pin.path()).unwrap().count(), 0);
 }
 
@@ -135,7 +135,7 @@ async fn everything_missing_is_named_once_and_sorted() {
         tree.blobs.remove(digest);
     }
     kit.upload(&tree).await;
-    let error = kit.cache.get(tree.root()).await.unwrap_err();
+    let error = kit.get(tree.root()).await.unwrap_err();
     let TreeError::Missing { root, missing } = error else { panic!("{error}") };
     assert_eq!(root, tree.root());
     assert!(missing.is_sorted_by(|left, right| left < right));
@@ -154,7 +154,7 @@ async fn what_lands_late_is_linked_too() {
     let kit = Kit::open(folder.path(), source.clone(), Room::default()).await;
     // Some of it is here.
     kit.store.put(shared, tree.blobs[&shared].clone()).await.unwrap();
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     Tree::assert_wide(pin.path(), "late", 5, 7);
     assert_eq!(source.fetches(), tree.blobs.len() - 1);
     kit.assert_tidy().await;
@@ -172,7 +172,7 @@ async fn a_merkle_bomb_is_refused_before_anything_is_created() {
         below = tree.directory(&reapi::Directory { directories, ..Default::default() });
     }
     kit.upload(&tree).await;
-    let error = kit.cache.get(tree.root()).await.unwrap_err();
+    let error = kit.get(tree.root()).await.unwrap_err();
     assert!(matches!(error, TreeError::Malformed(_)), "{error}");
     kit.assert_tidy().await;
 }
@@ -185,7 +185,7 @@ async fn a_message_that_is_none_is_the_clients_error() {
     let digest = tree.blob("content");
     tree.directory(&reapi::Directory { files: vec![file("a/b", digest, false)], ..Default::default() });
     kit.upload(&tree).await;
-    let error = kit.cache.get(tree.root()).await.unwrap_err();
+    let error = kit.get(tree.root()).await.unwrap_err();
     assert!(matches!(error, TreeError::Malformed(_)), "{error}");
     kit.assert_tidy().await;
 }
@@ -199,12 +199,12 @@ async fn messages_of_a_tree_that_was_seen_lately_are_not_read_again() {
     let files = vec![file("file", data, false)];
     tree.root = Some(tree.directory(&reapi::Directory { files, ..Default::default() }));
     kit.upload(&tree).await;
-    drop(kit.cache.get(tree.root()).await.unwrap());
+    drop(kit.get(tree.root()).await.unwrap());
     kit.assert_tidy().await;
     let hash = tree.root().hash_hex();
     let message = format!("blobs/sha256/{}/{hash}-{}", &hash[..2], tree.root().size_bytes());
     std::fs::remove_file(folder.path().join(message)).unwrap();
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     assert_eq!(kit.cache.stats().constructions, 2);
     assert_eq!(std::fs::read(pin.path().join("file")).unwrap(), b"data");
 }
@@ -220,7 +220,7 @@ async fn idle_trees_leave_uploads_their_time() {
     for seed in 0..20 {
         let tree = Tree::wide(&format!("seed {seed}"), 2, 20);
         kit.upload(&tree).await;
-        drop(kit.cache.get(tree.root()).await.unwrap());
+        drop(kit.get(tree.root()).await.unwrap());
     }
     let upload = async |number: u64| {
         let data = number.to_le_bytes().repeat(100);
@@ -243,17 +243,17 @@ async fn a_lost_tree_is_built_anew_and_goes_with_its_last_pin() {
     let kit = Kit::standalone(folder.path()).await;
     let tree = Tree::wide("lost", 2, 3);
     kit.upload(&tree).await;
-    let (pin, other) = (kit.cache.get(tree.root()).await.unwrap(), kit.cache.get(tree.root()).await.unwrap());
+    let (pin, other) = (kit.get(tree.root()).await.unwrap(), kit.get(tree.root()).await.unwrap());
     let path = pin.path().to_owned();
     std::fs::remove_file(path.join("directory-1/file-2")).unwrap();
     pin.lose();
 
-    let anew = kit.cache.get(tree.root()).await.unwrap();
+    let anew = kit.get(tree.root()).await.unwrap();
     assert_ne!(anew.path(), path);
     Tree::assert_wide(anew.path(), "lost", 2, 3);
     // Whoever finds out late does not lose the new one.
     other.lose();
-    assert_eq!(kit.cache.get(tree.root()).await.unwrap().path(), anew.path());
+    assert_eq!(kit.get(tree.root()).await.unwrap().path(), anew.path());
     drop(pin);
     kit.reaper.settled().await;
     assert!(path.join("directory-0/file-0").exists(), "it is still in use");

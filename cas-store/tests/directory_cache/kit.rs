@@ -14,9 +14,11 @@ use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::StoreRoot;
-use longshore_cas_store::source::{BlobSource, FetchError, Fetched, NoSource};
+use longshore_cas_store::source::{BlobSource, FetchError, Fetched, NoSource, Scope};
 use longshore_cas_store::tree::TreeLimits;
-use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_cas_store::tree_cache::{
+    DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts, TreeError, TreePin,
+};
 use longshore_proto::{Message as _, reapi};
 use tokio::sync::Semaphore;
 
@@ -66,6 +68,8 @@ pub(crate) struct Kit {
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) store: Arc<BlobStore>,
     pub(crate) root: StoreRoot,
+    /// Where blobs come from, unless a test says otherwise.
+    pub(crate) source: Arc<dyn BlobSource>,
 }
 
 impl Kit {
@@ -85,19 +89,24 @@ impl Kit {
         let options = StoreOptions { size_bytes_max: limits.store_bytes_max };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let reaper = Reaper::open(&root, environment.clone()).unwrap();
-        let parts = DirectoryCacheParts { store: store.clone(), source, reaper: reaper.clone() };
+        let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let options = DirectoryCacheOptions {
             entries_max: limits.entries_max,
             size_bytes_max: u64::MAX,
             limits: TreeLimits::default(),
         };
         let cache = DirectoryCache::open(&root, parts, options, environment).await.unwrap();
-        Self { cache, reaper, store, root }
+        Self { cache, reaper, store, root, source }
     }
 
     /// Opens with everything in the store that the tests put there, and no other source.
     pub(crate) async fn standalone(path: &Path) -> Self {
         Self::open(path, Arc::new(NoSource), Room::default()).await
+    }
+
+    /// A tree, of the blobs of [`Kit::source`].
+    pub(crate) async fn get(&self, root: Digest) -> Result<TreePin, TreeError> {
+        self.cache.get(root, &self.source).await
     }
 
     /// Stores all blobs of a tree.
@@ -150,6 +159,13 @@ impl Tree {
         digest
     }
 
+    /// The messages, of a tree whose files are no messages.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (Digest, Bytes)> {
+        let is_message = |data: &Bytes| reapi::Directory::decode(data.clone()).is_ok();
+        let blobs = self.blobs.iter().map(|(digest, data)| (*digest, data.clone()));
+        blobs.filter(move |(_, data)| is_message(data))
+    }
+
     /// A tree of `directories` with `files` distinct files each.
     pub(crate) fn wide(seed: &str, directories: usize, files: usize) -> Self {
         let mut tree = Self::default();
@@ -196,6 +212,9 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
     }
 }
 
+/// Permits that never run out.
+pub(crate) const OPEN: usize = usize::MAX >> 4;
+
 /// A source that answers only when the test says so.
 pub(crate) struct GatedSource {
     pub(crate) blobs: Mutex<HashMap<Digest, Bytes>>,
@@ -204,13 +223,15 @@ pub(crate) struct GatedSource {
     fetches: AtomicUsize,
     /// The seed of the outcomes; zero for no faults.
     pub(crate) faults: AtomicU64,
+    scope: Scope,
 }
 
 impl GatedSource {
     pub(crate) fn new(tree: &Tree, permits: usize) -> Arc<Self> {
         let blobs = Mutex::new(tree.blobs.clone());
         let gate = Arc::new(Semaphore::new(permits));
-        Arc::new(Self { blobs, gate, fetches: AtomicUsize::new(0), faults: AtomicU64::new(0) })
+        let (fetches, faults) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Arc::new(Self { blobs, gate, fetches, faults, scope: Scope::of_new_cas() })
     }
 
     /// Whether the next blob fails, by a generator that one word describes.
@@ -252,5 +273,9 @@ impl BlobSource for GatedSource {
             }
         });
         Box::pin(fetched)
+    }
+
+    fn scope(&self) -> Scope {
+        self.scope.clone()
     }
 }

@@ -4,3 +4,4 @@ mod concurrency;
 mod contents;
 mod kit;
 mod restart;
+mod sources;

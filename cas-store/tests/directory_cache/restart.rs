@@ -13,7 +13,7 @@ async fn published_trees_are_adopted_and_leftovers_removed() {
     let path = {
         let kit = Kit::standalone(folder.path()).await;
         kit.upload(&tree).await;
-        let pin = kit.cache.get(tree.root()).await.unwrap();
+        let pin = kit.get(tree.root()).await.unwrap();
         pin.path().to_owned()
     };
     std::fs::create_dir(folder.path().join("scratch/tree-77")).unwrap();
@@ -23,7 +23,7 @@ async fn published_trees_are_adopted_and_leftovers_removed() {
     let kit = Kit::standalone(folder.path()).await;
     kit.assert_tidy().await;
     assert_eq!(kit.names_in("work").len(), 0);
-    let pin = kit.cache.get(tree.root()).await.unwrap();
+    let pin = kit.get(tree.root()).await.unwrap();
     assert_eq!(pin.path(), path);
     Tree::assert_wide(pin.path(), "kept", 3, 5);
     let stats = kit.cache.stats();
@@ -38,7 +38,7 @@ async fn a_tree_without_its_blobs_is_removed() {
     {
         let kit = Kit::standalone(folder.path()).await;
         kit.upload(&tree).await;
-        kit.cache.get(tree.root()).await.unwrap();
+        kit.get(tree.root()).await.unwrap();
     }
     let digest = tree.blobs.keys().next().unwrap();
     let hash = digest.hash_hex();
@@ -56,13 +56,13 @@ async fn after_a_crash_of_the_machine_no_tree_is_trusted() {
     {
         let kit = Kit::standalone(folder.path()).await;
         kit.upload(&tree).await;
-        kit.cache.get(tree.root()).await.unwrap();
+        kit.get(tree.root()).await.unwrap();
     }
     std::fs::write(folder.path().join("boot"), "another boot").unwrap();
     let kit = Kit::standalone(folder.path()).await;
     assert_eq!(kit.cache.stats().entries, 0);
     kit.assert_tidy().await;
-    kit.cache.get(tree.root()).await.unwrap();
+    kit.get(tree.root()).await.unwrap();
     assert_eq!(kit.cache.stats().constructions, 1, "its blobs were verified");
 }
 
@@ -74,13 +74,13 @@ async fn more_than_may_stay_is_evicted_at_the_start() {
         let kit = Kit::standalone(folder.path()).await;
         for tree in &trees {
             kit.upload(tree).await;
-            kit.cache.get(tree.root()).await.unwrap();
+            kit.get(tree.root()).await.unwrap();
         }
     }
     let room = Room { entries_max: 2, ..Room::default() };
     let kit = Kit::open(folder.path(), Arc::new(NoSource), room).await;
     assert_eq!(kit.cache.stats().entries, 2);
     kit.assert_tidy().await;
-    kit.cache.get(trees[4].root()).await.unwrap();
+    kit.get(trees[4].root()).await.unwrap();
     assert_eq!(kit.cache.stats().hits, 1, "the newest stays");
 }

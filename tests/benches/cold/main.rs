@@ -187,7 +187,7 @@ impl Bench<'_> {
     async fn ready(&self, root: Digest) -> Result<Duration> {
         let worker = self.worker().await?;
         let started = Instant::now();
-        let pin = worker.cache.get(root).await?;
+        let pin = worker.get(root).await?;
         let took = started.elapsed();
         ensure!(pin.path().is_dir(), "a tree is a directory");
         Ok(took)

@@ -15,9 +15,11 @@ use longshore_cas_store::dir::OsDir;
 use longshore_cas_store::io::{Environment, IoPool};
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::StoreRoot;
-use longshore_cas_store::source::NoSource;
+use longshore_cas_store::source::{BlobSource, NoSource};
 use longshore_cas_store::tree::TreeLimits;
-use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_cas_store::tree_cache::{
+    DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts, TreeError, TreePin,
+};
 use longshore_worker::environment::{MachineClock, TokioExecutor};
 use longshore_worker::materialize::HardlinkMaterializer;
 use tokio::runtime::Handle;
@@ -164,11 +166,16 @@ async fn open_cache(
     reaper: &Arc<Reaper>,
     environment: &Environment,
 ) -> Result<Arc<DirectoryCache>> {
-    let parts =
-        DirectoryCacheParts { store: store.clone(), source: Arc::new(NoSource), reaper: reaper.clone() };
+    let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
     let limits = TreeLimits::default();
     let options = DirectoryCacheOptions { entries_max: 0, size_bytes_max: u64::MAX, limits };
     Ok(DirectoryCache::open(root, parts, options, environment.clone()).await?)
+}
+
+/// A tree of blobs that are all here.
+pub(crate) async fn get(cache: &DirectoryCache, root: Digest) -> Result<TreePin, TreeError> {
+    let nowhere: Arc<dyn BlobSource> = Arc::new(NoSource);
+    cache.get(root, &nowhere).await
 }
 
 /// Runs something and says how long it took.

@@ -27,7 +27,7 @@ use longshore_cas_store::tree_cache::TreePin;
 use longshore_worker::materialize::Materializer as _;
 use tokio::runtime::Handle;
 
-use kit::{Bench, timed};
+use kit::{Bench, get, timed};
 use shape::{SHAPES, Shape};
 use table::Table;
 
@@ -81,13 +81,13 @@ async fn measure(bench: &Bench, shapes: &[&Shape], rounds: usize) -> Result<()> 
 async fn compare(bench: &Bench, shape: &Shape, rounds: usize) -> Result<Vec<String>> {
     let root = bench.upload(shape).await.context("uploading")?;
     // Variants of executables are made once; here they are there before the clock starts.
-    let pin = bench.cache.get(root).await?;
+    let pin = get(&bench.cache, root).await?;
     let plan = Arc::new(bare::Plan::of(pin.tree(), &bench.path)?);
     drop(pin);
     bench.settle().await?;
     let mut tables = vec![constructions(bench, shape, root, &plan, rounds).await?];
     tables.push(reconstructions(bench, shape, root, &plan, rounds).await?);
-    let pin = bench.cache.get(root).await?;
+    let pin = get(&bench.cache, root).await?;
     tables.push(materializations(bench, shape, &pin, &plan, rounds).await?);
     drop(pin);
     bench.settle().await?;
@@ -105,13 +105,13 @@ async fn constructions(
     rounds: usize,
 ) -> Result<Table> {
     let mut table = Table::new(format!("constructing {}", shape.name));
-    let model = bench.cache.get(root).await?.path().to_owned();
+    let model = get(&bench.cache, root).await?.path().to_owned();
     bench.settle().await?;
     ensure!(!model.exists(), "an unused tree stays");
     for _ in 0..rounds {
         // One that has seen the tree before remembers its messages.
         let cache = bench.fresh_cache().await?;
-        let (took, pin) = timed(cache.get(root)).await;
+        let (took, pin) = timed(get(&cache, root)).await;
         drop(pin?);
         table.add("longshore", took);
         bench.settle().await?;
@@ -119,7 +119,7 @@ async fn constructions(
         table.add("(c) bare fork-join", bench.bare(plan, bare::Source::Store).await?);
         table.add(HOPS, bench.hops(plan, &Handle::current()).await?);
         table.add(FEW_HOPS, bench.hops(plan, &bench.few_threads).await?);
-        let pin = bench.cache.get(root).await?;
+        let pin = get(&bench.cache, root).await?;
         table.add("(b) cp -al", bench.copy(pin.path()).await?);
         drop(pin);
         bench.settle().await?;
@@ -139,7 +139,7 @@ async fn reconstructions(
 ) -> Result<Table> {
     let mut table = Table::new(format!("constructing {} again", shape.name));
     for _ in 0..rounds {
-        let (took, pin) = timed(bench.cache.get(root)).await;
+        let (took, pin) = timed(get(&bench.cache, root)).await;
         drop(pin?);
         table.add("longshore", took);
         bench.settle().await?;
@@ -188,7 +188,7 @@ async fn many_callers(bench: &Bench, root: Digest, plan: &Arc<bare::Plan>, round
         let callers = (0..CALLERS).map(|_| {
             let (cache, materializer) = (bench.cache.clone(), bench.materializer.clone());
             tokio::spawn(async move {
-                let pin = cache.get(root).await?;
+                let pin = get(&cache, root).await?;
                 Ok::<_, anyhow::Error>(materializer.materialize(pin, Vec::new()).await?)
             })
         });
@@ -200,7 +200,7 @@ async fn many_callers(bench: &Bench, root: Digest, plan: &Arc<bare::Plan>, round
         ensure!(bench.cache.stats().constructions == before.constructions + 1, "more than one construction");
         bench.settle().await?;
 
-        let pin = bench.cache.get(root).await?;
+        let pin = get(&bench.cache, root).await?;
         let mut took = bench.bare(plan, bare::Source::Store).await?;
         took += bench.bare_many(plan, bare::Source::Tree(pin.path().to_owned()), CALLERS).await?;
         drop(pin);

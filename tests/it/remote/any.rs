@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::io::Clock;
-use longshore_cas_store::source::{BlobSource, FetchError, Fetched};
+use longshore_cas_store::source::{BlobSource, FetchError, Fetched, Scope};
 use longshore_tests::cold::ColdWorker;
 use longshore_worker::remote::{AnySource, RemoteOptions};
 
@@ -64,6 +64,10 @@ impl BlobSource for Place {
             }
         };
         futures::stream::iter(found).then(fetched).boxed()
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::default()
     }
 }
 

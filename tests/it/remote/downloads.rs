@@ -94,7 +94,7 @@ async fn a_tree_is_asked_for_once() -> Result<()> {
     let shape = T3.tree(1);
     let tree = shape.build(worker_function());
     cas.put_all(tree.blobs());
-    let pin = worker.cache.get(tree.root).await?;
+    let pin = worker.get(tree.root).await?;
     assert_eq!(std::fs::read_dir(pin.path())?.count(), top_level(&tree.directories, tree.root)?);
     assert_eq!(cas.calls(Method::GetTree).len(), 1);
     let messages: HashSet<_> = tree.directories.iter().map(|(digest, _)| digest.hash_hex()).collect();
@@ -105,7 +105,7 @@ async fn a_tree_is_asked_for_once() -> Result<()> {
     let changed = shape.file("changed", "changed").build(worker_function());
     cas.put_all(changed.blobs());
     let before = worker.remote.stats().fetched_blobs;
-    worker.cache.get(changed.root).await?;
+    worker.get(changed.root).await?;
     assert!(worker.remote.stats().fetched_blobs - before <= 2);
     Ok(())
 }
@@ -136,7 +136,7 @@ async fn messages_that_are_not_canonical_are_read_as_they_are() -> Result<()> {
     let mut message = message.to_vec();
     message.extend_from_slice(&[0xf8, 0x07, 0x01]);
     let root = cas.put(message);
-    worker.cache.get(root).await?;
+    worker.get(root).await?;
     Ok(())
 }
 
@@ -176,7 +176,7 @@ async fn a_tree_brings_nothing_else() -> Result<()> {
     cas.always(Method::GetTree, Fault::Corrupt);
     let tree = T3.tree(1).build(DigestFunction::Sha256);
     cas.put_all(tree.blobs());
-    worker.cache.get(tree.root).await?;
+    worker.get(tree.root).await?;
     assert_eq!(cas.calls(Method::GetTree).len(), 1);
     assert_eq!(worker.store.stats().blobs, tree.blobs().count() as u64);
     Ok(())

@@ -22,7 +22,7 @@ async fn a_prefetched_tree_is_ready() -> Result<()> {
     let outcome = prefetcher.prefetch(tree.root).await;
     assert!(outcome.tree.is_some() && outcome.skipped_files == 0);
     let calls = cas.all_calls().len();
-    worker.cache.get(tree.root).await?;
+    worker.get(tree.root).await?;
     assert_eq!(cas.all_calls().len(), calls, "the action finds everything");
     Ok(())
 }
@@ -50,7 +50,7 @@ async fn speculation_is_capped_a_directory_and_in_all() -> Result<()> {
             assert_eq!(outcome.skipped_files, skipped);
         }
     }
-    worker.cache.get(tree.root).await?;
+    worker.get(tree.root).await?;
     Ok(())
 }
 

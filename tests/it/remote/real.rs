@@ -20,7 +20,7 @@ async fn a_tree_comes_from_another_longshore() -> Result<()> {
         let tree = T3.tree(1).file("large", noise(LARGE_BYTES, 1)).build(DigestFunction::Sha256);
         client.upload(&tree.blobs().cloned().collect::<Vec<_>>()).await?;
         let worker = ColdWorker::hasty(&RemoteOptions::new(longshore.uri())).await?;
-        let pin = worker.cache.get(tree.root).await?;
+        let pin = worker.get(tree.root).await?;
         assert_eq!(std::fs::read(pin.path().join("large"))?, noise(LARGE_BYTES, 1));
         let stats = worker.remote.stats();
         assert_eq!(stats.fetched_blobs, tree.files.len() as u64, "messages come by GetTree");
@@ -67,7 +67,7 @@ async fn a_restart_is_survived() -> Result<()> {
     worker.fetch_one(tree.files[0].0).await?;
     let home = longshore.home();
     longshore.kill().await?;
-    let build = worker.cache.get(tree.root);
+    let build = worker.get(tree.root);
     let restart = Longshore::launch(Launch { unix: true, home: Some(home), ..Launch::default() });
     let (tree, other) = futures::join!(build, restart);
     tree?;
@@ -85,6 +85,6 @@ async fn a_tree_comes_through_a_long_way() -> Result<()> {
     let proxy = DelayingProxy::start(target, std::time::Duration::from_millis(5)).await?;
     let options = RemoteOptions::new(format!("grpc://{}", proxy.address()));
     let worker = ColdWorker::hasty(&options).await?;
-    worker.cache.get(tree.root).await?;
+    worker.get(tree.root).await?;
     Ok(())
 }

@@ -183,7 +183,7 @@ async fn wcc_06() -> Result<()> {
     for name in ["one", "two"] {
         let tree = InputTree::new().file(&format!("a/b/{name}"), name).build(DigestFunction::Sha256);
         cas.put_all(tree.blobs());
-        worker.cache.get(tree.root).await?;
+        worker.get(tree.root).await?;
     }
     assert_eq!(cas.calls(Method::GetTree).len(), 1);
     Ok(())
@@ -244,7 +244,7 @@ async fn wcc_08() -> Result<()> {
     for digest in &missing {
         cas.evict(digest);
     }
-    let error = worker.cache.get(tree.root).await.expect_err("inputs are missing");
+    let error = worker.get(tree.root).await.expect_err("inputs are missing");
     let status = Failure::from(error).to_rpc();
     assert_eq!(status.code, i32::from(Code::FailedPrecondition));
     let detail = status.details.iter().find_map(PreconditionFailure::from_any).context("details")?;
@@ -264,7 +264,7 @@ async fn wcc_09() -> Result<()> {
         let before = cas.all_calls().len();
         let tree = InputTree::new().file("large", noise(LARGE_BYTES, 1)).file("small", "s").build(function);
         cas.put_all(tree.blobs());
-        worker.cache.get(tree.root).await?;
+        worker.get(tree.root).await?;
         let output = noise(LARGE_BYTES, 2);
         let large = worker.store.put(function.digest(&output), output).await?;
         let small = worker.store.put(function.digest(b"o"), "o".into()).await?;
@@ -325,15 +325,15 @@ async fn wcc_11() -> Result<()> {
     worker.remote.upload(&[pin]).await?;
     let tree = InputTree::new().file("empty", "").directory("nothing").build(DigestFunction::Sha256);
     cas.put_all(tree.directories.iter().filter(|(digest, _)| *digest == tree.root));
-    worker.cache.get(tree.root).await?;
-    worker.cache.get(empty).await?;
+    worker.get(tree.root).await?;
+    worker.get(empty).await?;
     for call in cas.all_calls() {
         assert!(!call.hashes.contains(&empty.hash_hex()), "{call:?}");
     }
     Ok(())
 }
 
-/// A blob that several actions want at once is fetched once.
+/// A blob that several actions or input trees want at once is fetched once.
 #[tokio::test]
 async fn wcc_12() -> Result<()> {
     let cas = FakeCas::start().await?;
@@ -358,5 +358,27 @@ async fn wcc_12() -> Result<()> {
         assert_eq!((one?.digest(), two?.digest()), (&digest, &digest));
         assert_eq!(cas.calls(method).len(), 1);
     }
+
+    // So is one that several input trees have in common.
+    let shared = noise(1_000, 2);
+    let trees = ["one", "two", "three"]
+        .map(|name| InputTree::new().file(name, shared.clone()).build(DigestFunction::Sha256));
+    for tree in &trees {
+        cas.put_all(tree.blobs());
+        for (_, message) in &tree.directories {
+            worker.put(message.clone()).await?;
+        }
+    }
+    let (asked, joined) = (cas.calls(Method::BatchReadBlobs).len(), worker.remote.stats().joined_wants);
+    cas.hold(Method::BatchReadBlobs);
+    let builds = futures::future::try_join_all(trees.iter().map(|tree| worker.get(tree.root)));
+    let release = async {
+        while worker.remote.stats().joined_wants < joined + 2 {
+            tokio::task::yield_now().await;
+        }
+        cas.release(Method::BatchReadBlobs);
+    };
+    assert_eq!(futures::join!(builds, release).0?.len(), 3);
+    assert_eq!(cas.calls(Method::BatchReadBlobs).len(), asked + 1);
     Ok(())
 }

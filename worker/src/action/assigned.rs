@@ -52,7 +52,7 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
 
     // Side by side, so that a client hears of everything that is missing at once.
     let command = worker.load::<reapi::Command>("the Command", action.command);
-    let tree = worker.cache.get(action.input_root);
+    let tree = worker.cache.get(action.input_root, &worker.inputs);
     let (command, tree) = futures::join!(command, tree);
     let command = command.and_then(|command| {
         let mut checked = CheckedCommand::parse(&command)?;
@@ -73,7 +73,7 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
 
     let mut root = worker.materializer.materialize(tree, command.directories()).await;
     if let Err(MaterializeError::Damaged(_)) = &root {
-        let tree = worker.cache.get(action.input_root).await?;
+        let tree = worker.cache.get(action.input_root, &worker.inputs).await?;
         root = worker.materializer.materialize(tree, command.directories()).await;
     }
     let root = root.map_err(|error| command.in_its_terms(error))?;

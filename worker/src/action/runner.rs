@@ -56,8 +56,10 @@ pub struct ActionOptions {
 pub struct ActionRunner {
     /// Where blobs are.
     pub store: Arc<BlobStore>,
-    /// Where blobs come from that the store lacks.
+    /// Where an Action and its Command come from that the store lacks.
     pub source: Arc<dyn BlobSource>,
+    /// Where input trees come from, as far as the store lacks them.
+    pub inputs: Arc<dyn BlobSource>,
     /// Where input trees are.
     pub cache: Arc<DirectoryCache>,
     /// What makes input roots.

@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::io::Clock;
-use longshore_cas_store::source::{BlobSource, FetchError, Fetched};
+use longshore_cas_store::source::{BlobSource, FetchError, Fetched, Scope};
 
 /// How long a CAS may say nothing until the next one is asked beside it.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
@@ -100,6 +100,10 @@ impl BlobSource for AnySource {
             futures::stream::empty().boxed()
         };
         first_answer.flatten_stream().boxed()
+    }
+
+    fn scope(&self) -> Scope {
+        self.sources.iter().map(|source| source.blobs.scope()).collect()
     }
 }
 

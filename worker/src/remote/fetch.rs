@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use longshore_cas_store::blob::{BlobPin, BlobStore};
 use longshore_cas_store::digest::Digest;
-use longshore_cas_store::source::{BlobSource, FetchError, Fetched};
+use longshore_cas_store::source::{BlobSource, FetchError, Fetched, Scope};
 use parking_lot::Mutex;
 
 use super::call::OnBehalfOf;
@@ -116,6 +116,10 @@ impl BlobSource for Remote {
     fn fetch_tree(&self, root: Digest, store: Arc<BlobStore>) -> BoxStream<'static, Fetched> {
         debug_assert!(Arc::ptr_eq(&store, &self.shared.store), "a client fetches for one store");
         tree::fetch(self.clone(), root)
+    }
+
+    fn scope(&self) -> Scope {
+        self.shared.scope.clone()
     }
 }
 

@@ -43,6 +43,7 @@ use std::sync::atomic::Ordering;
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::Digest;
 use longshore_cas_store::io::Environment;
+use longshore_cas_store::source::Scope;
 use longshore_proto::reapi;
 use tokio::sync::Semaphore;
 
@@ -74,6 +75,7 @@ struct Shared {
     /// Uploads in flight, of all actions.
     uploads: Semaphore,
     executions: execute::Counts,
+    scope: Scope,
 }
 
 /// Figures for the status line and for tests.
@@ -114,6 +116,7 @@ impl Remote {
             known,
             uploads: Semaphore::new(upload::UPLOADS_IN_FLIGHT_MAX),
             executions: execute::Counts::default(),
+            scope: Scope::of_new_cas(),
         });
         Ok(Self { shared, caller, urgency: Urgency::Urgent })
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::StreamExt as _;
 use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::digest::Digest;
-use longshore_cas_store::source::BlobSource as _;
+use longshore_cas_store::source::BlobSource;
 use longshore_cas_store::tree::{self, Decoded};
 use longshore_cas_store::tree_cache::{DirectoryCache, TreePin};
 
@@ -50,6 +50,8 @@ impl Default for SpeculationLimits {
 /// Fetches ahead of the actions.
 pub struct Prefetcher {
     remote: Remote,
+    /// Where an action that wants the same has it from.
+    source: Arc<dyn BlobSource>,
     cache: Arc<DirectoryCache>,
     limits: SpeculationLimits,
     held_bytes: Arc<AtomicU64>,
@@ -95,7 +97,8 @@ impl Prefetcher {
         let store_bytes = remote.shared.store.blob_size_bytes_max();
         let limits =
             SpeculationLimits { bytes_max: limits.bytes_max.min(store_bytes / STORE_PART), ..limits };
-        Self { remote: remote.speculative(), cache, limits, held_bytes: Arc::default() }
+        let source = Arc::new(remote.clone());
+        Self { remote: remote.speculative(), source, cache, limits, held_bytes: Arc::default() }
     }
 
     /// Fetches the inputs below `root` as far as the caps allow, and prepares the tree if that was all of it.
@@ -121,7 +124,7 @@ impl Prefetcher {
                 }
             }
         }
-        let tree = if is_whole { self.cache.get(root).await.ok() } else { None };
+        let tree = if is_whole { self.cache.get(root, &self.source).await.ok() } else { None };
         Prefetched { tree, skipped_files: walk.skipped_files, _pins: walk.pins, _share: walk.share }
     }
 

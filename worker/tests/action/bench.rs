@@ -83,8 +83,7 @@ impl Bench {
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let reaper = Reaper::open(&root, environment.clone()).unwrap();
         let source = Arc::new(NoSource);
-        let parts =
-            DirectoryCacheParts { store: store.clone(), source: source.clone(), reaper: reaper.clone() };
+        let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let limits = TreeLimits::default();
         let options = DirectoryCacheOptions { entries_max: 100, size_bytes_max: SIZE_BYTES_MAX, limits };
         let cache = DirectoryCache::open(&root, parts, options, environment).await.unwrap();
@@ -92,7 +91,8 @@ impl Bench {
             HardlinkMaterializer::new(&root, store.clone(), reaper, owner, io.clone()).unwrap();
         let worker = ActionRunner {
             store: store.clone(),
-            source,
+            source: source.clone(),
+            inputs: source,
             cache,
             materializer: Arc::new(materializer),
             runner: wrap(spawner),

@@ -5,9 +5,11 @@ use bytes::Bytes;
 use longshore_cas_store::blob::StoreOptions;
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::Environment;
-use longshore_cas_store::source::NoSource;
+use longshore_cas_store::source::{BlobSource, NoSource};
 use longshore_cas_store::tree::TreeLimits;
-use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
+use longshore_cas_store::tree_cache::{
+    DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts, TreeError, TreePin,
+};
 use longshore_proto::{Message as _, protobuf, reapi};
 
 use super::*;
@@ -37,8 +39,7 @@ async fn fixture(owner: Option<Owner>) -> Fixture {
     let options = StoreOptions { size_bytes_max: 1 << 30 };
     let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
     let reaper = Reaper::open(&root, environment.clone()).unwrap();
-    let parts =
-        DirectoryCacheParts { store: store.clone(), source: Arc::new(NoSource), reaper: reaper.clone() };
+    let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
     let limits = TreeLimits::default();
     let options = DirectoryCacheOptions { entries_max: 0, size_bytes_max: u64::MAX, limits };
     let cache = DirectoryCache::open(&root, parts, options, environment).await.unwrap();
@@ -47,6 +48,11 @@ async fn fixture(owner: Option<Owner>) -> Fixture {
 }
 
 impl Fixture {
+    async fn get(&self, root: Digest) -> Result<TreePin, TreeError> {
+        let nowhere: Arc<dyn BlobSource> = Arc::new(NoSource);
+        self.cache.get(root, &nowhere).await
+    }
+
     async fn put(&self, data: impl Into<Bytes>) -> Digest {
         let data = data.into();
         let digest = FUNCTION.digest(&data);
@@ -59,7 +65,7 @@ impl Fixture {
     }
 
     async fn materialize(&self, root: Digest, parents: &[&str]) -> Result<InputRoot, MaterializeError> {
-        let tree = self.cache.get(root).await.unwrap();
+        let tree = self.get(root).await.unwrap();
         let parents = parents.iter().map(|path| RelPath::parse(path).unwrap()).collect();
         self.materializer.materialize(tree, parents).await
     }
@@ -103,7 +109,7 @@ async fn an_action_finds_the_tree_and_shares_only_what_it_cannot_write() {
     let fixture = fixture(None).await;
     let digest = sample(&fixture).await;
     let root = fixture.materialize(digest, &[]).await.unwrap();
-    let tree = fixture.cache.get(digest).await.unwrap();
+    let tree = fixture.get(digest).await.unwrap();
     let inode = |folder: &Path, name: &str| folder.join(name).metadata().unwrap().ino();
     for (name, is_shared) in
         [("plain", true), ("inner/deep", true), ("writable", false), ("secret", false), ("empty", false)]
@@ -129,7 +135,7 @@ async fn a_damaged_tree_is_replaced() {
     let digest = sample(&fixture).await;
     for lost in ["plain", "inner/deep", "inner", ""] {
         // Without a pin, the tree would be gone before it is asked for.
-        let tree = fixture.cache.get(digest).await.unwrap();
+        let tree = fixture.get(digest).await.unwrap();
         let path = tree.path().join(lost);
         if path.is_dir() {
             std::fs::remove_dir_all(path).unwrap();
@@ -232,7 +238,7 @@ async fn a_materialization_that_is_dropped_is_undone() {
     let fixture = fixture(None).await;
     let digest = sample(&fixture).await;
     for polls in 0..4 {
-        let tree = fixture.cache.get(digest).await.unwrap();
+        let tree = fixture.get(digest).await.unwrap();
         let mut future = fixture.materializer.materialize(tree, Vec::new());
         for _ in 0..polls {
             if futures::poll!(&mut future).is_ready() {
@@ -257,7 +263,7 @@ async fn an_inode_without_a_link_left_is_renewed_in_the_store() {
     let content = fixture.put("licence").await;
     let files = vec![file("a", content, None), file("b", content, None)];
     let digest = fixture.put_directory(reapi::Directory { files, ..Default::default() }).await;
-    let tree = fixture.cache.get(digest).await.unwrap();
+    let tree = fixture.get(digest).await.unwrap();
     let names = fixture.folder.path().join("names");
     std::fs::create_dir(&names).unwrap();
     let link = |number: usize| std::fs::hard_link(tree.path().join("a"), names.join(number.to_string()));
