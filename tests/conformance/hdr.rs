@@ -1,11 +1,16 @@
 //! Metadata headers.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use longshore_cas_store::digest::DigestFunction;
+use longshore_proto::protobuf::Any;
 use longshore_proto::reapi::execution_client::ExecutionClient;
 use longshore_proto::{Message as _, reapi};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::{Client, finished};
+use longshore_tests::fake_buildbarn::{Ended, FakeBuildbarn, task_of};
+use longshore_tests::fake_cas::{FakeCas, Method};
 use longshore_tests::longshore::{Launch, Longshore};
+use longshore_tests::tree::InputTree;
 
 use crate::support::{WithHeaders, shared_client, succeeded, unique};
 
@@ -92,7 +97,8 @@ async fn hdr_02() -> Result<()> {
     Ok(())
 }
 
-/// `RequestMetadata` is in every line that is logged about an action, and in the metadata of its result.
+/// `RequestMetadata` is in every line that is logged about an action, in the metadata of its result, and in the calls
+/// that a worker makes to the CAS for it.
 #[tokio::test]
 async fn hdr_03() -> Result<()> {
     let longshore = Longshore::launch(Launch::default()).await?;
@@ -121,9 +127,38 @@ async fn hdr_03() -> Result<()> {
             }
         }
         let carried = response.result.unwrap_or_default().execution_metadata.unwrap_or_default();
-        let is_ours = |any: &&longshore_proto::protobuf::Any| any.type_url.ends_with("v2.RequestMetadata");
+        let is_ours = |any: &&Any| any.type_url.ends_with("v2.RequestMetadata");
         let carried = carried.auxiliary_metadata.iter().find(is_ours).map(|any| any.value.clone());
         assert_eq!(carried, Some(metadata(target).encode_to_vec()));
+    }
+    in_the_calls_of_a_worker(&metadata("//a:elsewhere")).await
+}
+
+async fn in_the_calls_of_a_worker(metadata: &reapi::RequestMetadata) -> Result<()> {
+    let (scheduler, cas) = (FakeBuildbarn::start().await?, FakeCas::start().await?);
+    let (here, there) = (scheduler.uri(), cas.uri());
+    let config = format!(
+        "[[scheduler]]\nkind = \"buildbarn\"\nendpoint = \"{here}\"\n[scheduler.cas]\nendpoint = \"{there}\"\n"
+    );
+    let _worker = Longshore::work(&config, None).await?;
+    let inputs = InputTree::new().file("in", "in");
+    let action = TestAction::shell("cat in > out").inputs(inputs).outputs(["out"]);
+    let action = action.build(DigestFunction::Sha256);
+    cas.put_all(&action.blobs);
+    let mut task = task_of(&action);
+    task.auxiliary_metadata.push(Any {
+        type_url: "type.googleapis.com/build.bazel.remote.execution.v2.RequestMetadata".to_owned(),
+        value: metadata.encode_to_vec(),
+    });
+    scheduler.submit(task);
+    let ended = scheduler.ended(&action.digest.hash_hex()).await?;
+    let Ended::Response(response) = ended else { bail!("{ended:?}") };
+    succeeded(&response);
+    let calls = cas.all_calls();
+    assert!(calls.iter().any(|call| call.method == Method::UpdateActionResult));
+    for call in calls {
+        let header = call.headers.get_bin(METADATA).context("no metadata")?.to_bytes()?;
+        assert_eq!(reapi::RequestMetadata::decode(header)?, *metadata, "{:?}", call.method);
     }
     Ok(())
 }

@@ -15,11 +15,13 @@ use longshore_proto::remoteworker::operation_queue_server::{OperationQueue, Oper
 use longshore_proto::remoteworker::{
     DesiredState, SynchronizeRequest, SynchronizeResponse, current_state, desired_state,
 };
-use longshore_proto::{reapi, time};
+use longshore_proto::{Message as _, protobuf, reapi, time};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+
+use crate::action::ActionBlobs;
 
 /// How often a task is given to a slot that does not speak of it.
 const RETRIES_MAX: u32 = 9;
@@ -216,6 +218,19 @@ impl FakeBuildbarn {
 impl Drop for FakeBuildbarn {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+/// The task of an action, as the scheduler gives it out: with the Action, and a timeout whatever that says.
+pub fn task_of(action: &ActionBlobs) -> desired_state::Executing {
+    let (_, message) = action.blobs.iter().find(|(digest, _)| *digest == action.digest).expect("the Action");
+    let message = reapi::Action::decode(message.clone()).expect("it is one");
+    let timeout = Some(protobuf::Duration { seconds: 60, nanos: 0 });
+    desired_state::Executing {
+        action_digest: Some(action.digest.to_wire()),
+        action: Some(reapi::Action { timeout, ..message }),
+        digest_function: action.digest.function().to_wire().into(),
+        ..Default::default()
     }
 }
 

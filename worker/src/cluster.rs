@@ -4,29 +4,30 @@
 //! in. What differs is where an action's blobs come from and where its outputs go: each scheduler names a CAS, and
 //! those that name the same one share its client.
 
+mod storage;
+
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use longshore_cas_store::blob::BlobStore;
-use longshore_cas_store::io::Environment;
 use tokio::task::JoinSet;
 
-use crate::action::{ActionRunner, ResultSink};
+use crate::action::ActionRunner;
 use crate::cli::WorkerArgs;
-use crate::config::{CasConfig, Config, Jobs, Kind, Name, SchedulerConfig};
+use crate::config::{Config, Jobs, Kind, Name, SchedulerConfig};
 use crate::connect::{Link, Pings};
 use crate::environment::Threads;
 use crate::frontend::bots::Bots;
 use crate::frontend::buildbarn::Buildbarn;
 use crate::frontend::nativelink::NativeLink;
 use crate::frontend::{SchedulerOptions, Slots, WorkSource, bots, buildbarn, nativelink, pump};
-use crate::machine::{Claimed, Ends, Machine, host_name};
+use crate::machine::{Claimed, Machine, host_name};
 use crate::memory::give_back;
-use crate::remote::{AnySource, Prefetcher, Remote, RemoteOptions, SpeculationLimits};
 use crate::signals::Signals;
 use crate::status_line::{StatusLine, say, size};
+use storage::Remotes;
 
 /// How long schedulers may take to hear that this worker leaves.
 const FAREWELL_MAX: Duration = Duration::from_secs(10);
@@ -75,57 +76,13 @@ fn own_name(claimed: &Claimed) -> anyhow::Result<String> {
     Ok(format!("{}-{id}", host_name()))
 }
 
-/// The clients of the CASes that the configuration names, each once.
-#[derive(Default)]
-struct Remotes(Vec<(CasConfig, Remote)>);
-
-impl Remotes {
-    fn open(
-        schedulers: &[SchedulerConfig],
-        store: &Arc<BlobStore>,
-        environment: &Environment,
-    ) -> anyhow::Result<Self> {
-        let mut remotes = Self::default();
-        for cas in schedulers.iter().map(SchedulerConfig::cas) {
-            if remotes.find(&cas).is_some() {
-                continue;
-            }
-            let options = RemoteOptions {
-                instance_name: cas.instance_name.clone().unwrap_or_default(),
-                tls: cas.tls.options(),
-                token_file: cas.token_file.clone(),
-                compression: cas.compression,
-                ..RemoteOptions::new(&cas.endpoint.get_ref().uri)
-            };
-            let remote = Remote::new(&options, store.clone(), environment.clone())?;
-            remotes.0.push((cas, remote));
-        }
-        Ok(remotes)
-    }
-
-    fn find(&self, cas: &CasConfig) -> Option<&Remote> {
-        self.0.iter().find(|(known, _)| known == cas).map(|(_, remote)| remote)
-    }
-
-    fn of(&self, scheduler: &SchedulerConfig) -> Remote {
-        self.find(&scheduler.cas()).expect("each was opened").clone()
-    }
-
-    /// All of them, as the source of input trees.
-    fn source(&self, environment: &Environment) -> AnySource {
-        let sources = self.0.iter().map(|(_, remote)| Arc::new(remote.clone()) as _).collect();
-        AnySource::new(sources, environment.clock.clone())
-    }
-}
-
 /// Runs until a signal stops it.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { schedulers, name, claimed } = prepared;
     let machine = Machine::open(claimed).await?;
     let remotes = Remotes::open(&schedulers, &machine.store, &machine.environment)?;
-    let inputs = Arc::new(remotes.source(&machine.environment));
-    let slots = match remotes.0.as_slice() {
-        [_] => Slots::new(machine.jobs),
+    let slots = match remotes.len() {
+        1 => Slots::new(machine.jobs),
         // An outage of one of them is not to be felt by the others' actions.
         _ => Slots::with_inputs_first(machine.jobs),
     };
@@ -134,18 +91,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     for scheduler in &schedulers {
         let options = options_of(scheduler, &name, &machine)?;
         let capacity = options.capacity;
-        let remote = Arc::new(remotes.of(scheduler));
-        let results = writes_results(scheduler.kind).then(|| remote.clone() as Arc<dyn ResultSink>);
-        let prefetcher = Prefetcher::new(&remote, machine.trees.clone(), SpeculationLimits::default());
-        let ends = Ends {
-            source: remote.clone(),
-            inputs: inputs.clone(),
-            sink: remote,
-            results,
-            prefetcher: Some(prefetcher),
-            any_platform: true,
-        };
-        let runner = machine.runner(&name, ends);
+        let storage = Arc::new(remotes.of(scheduler, machine.trees.clone()));
+        // Here, a scheduler chooses the machine.
+        let runner = machine.runner(&name, storage, true);
         let source = open_source(scheduler.kind, options);
         sources.push(source.clone());
         pumps.spawn(serve(source, runner, capacity, slots.clone()));

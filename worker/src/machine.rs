@@ -13,15 +13,13 @@ use longshore_cas_store::blob::{BlobStore, Recovered, StoreOptions};
 use longshore_cas_store::io::Environment;
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::{StoreRoot, Trust};
-use longshore_cas_store::source::BlobSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 
-use crate::action::{ActionOptions, ActionRunner, OutputSink, ResultSink};
+use crate::action::{ActionOptions, ActionRunner, Storage};
 use crate::config::MachineOptions;
 use crate::environment::{OpenFiles, Threads, cores, environment};
 use crate::materialize::{HardlinkMaterializer, Materializer};
-use crate::remote::Prefetcher;
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
 use crate::status_line::size;
 
@@ -93,22 +91,6 @@ pub(crate) struct Machine {
     spawner: Arc<Spawner>,
 }
 
-/// Where the parts of actions come from, and where their results go.
-pub(crate) struct Ends {
-    /// Where an Action and its Command come from.
-    pub(crate) source: Arc<dyn BlobSource>,
-    /// Where input trees come from.
-    pub(crate) inputs: Arc<dyn BlobSource>,
-    /// Where clients read outputs.
-    pub(crate) sink: Arc<dyn OutputSink>,
-    /// Where clients find results, if the worker writes them.
-    pub(crate) results: Option<Arc<dyn ResultSink>>,
-    /// What fetches inputs ahead, if they come from elsewhere.
-    pub(crate) prefetcher: Option<Prefetcher>,
-    /// Whether actions run whatever `OSFamily` and `ISA` they ask for: elsewhere, a scheduler chooses the machine.
-    pub(crate) any_platform: bool,
-}
-
 impl Machine {
     /// Opens what is in the root.
     pub(crate) async fn open(claimed: Claimed) -> anyhow::Result<Self> {
@@ -150,19 +132,19 @@ impl Machine {
         })
     }
 
-    /// What runs actions between those ends.
-    pub(crate) fn runner(&self, name: &str, ends: Ends) -> Arc<ActionRunner> {
-        let Ends { source, inputs, sink, results, prefetcher, any_platform } = ends;
+    /// What runs actions whose clients use `storage`; whatever `OSFamily` and `ISA` they ask for, if it is `any_platform`.
+    pub(crate) fn runner(
+        &self,
+        name: &str,
+        storage: Arc<dyn Storage>,
+        any_platform: bool,
+    ) -> Arc<ActionRunner> {
         Arc::new(ActionRunner {
             store: self.store.clone(),
-            source,
-            inputs,
+            storage,
             cache: self.trees.clone(),
             materializer: self.materializer.clone(),
             runner: self.spawner.clone(),
-            sink,
-            results,
-            prefetcher,
             io: self.environment.io.clone(),
             clock: self.environment.clock.clone(),
             options: action_options(&self.options, name, any_platform),

@@ -10,12 +10,12 @@ use longshore_cas_store::source::NoSource;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::action::LocalSink;
+use crate::action::{Ends, LocalSink};
 use crate::cli::StandaloneArgs;
 use crate::environment::Threads;
 use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler, Transfers};
 use crate::frontend::{Slots, pump};
-use crate::machine::{Claimed, Ends, Machine, host_name};
+use crate::machine::{Claimed, Machine, host_name};
 use crate::memory::give_back;
 use crate::signals::Signals;
 use crate::status_line::{StatusLine, say, size};
@@ -65,15 +65,15 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let embedded = Arc::new(Embedded::new(machine.store.clone(), records, environment.clone()));
     let scheduler = embedded.scheduler().clone();
     let name = machine.options.name.as_ref().map_or_else(host_name, |name| name.0.clone());
+    let nowhere = Arc::new(NoSource);
     let ends = Ends {
-        source: Arc::new(NoSource),
-        inputs: Arc::new(NoSource),
+        source: nowhere.clone(),
+        inputs: nowhere,
         sink: Arc::new(LocalSink),
         results: None,
         prefetcher: None,
-        any_platform,
     };
-    let worker = machine.runner(&name, ends);
+    let worker = machine.runner(&name, Arc::new(ends), any_platform);
     let status_line = StatusLine::start(status(scheduler.clone(), &machine));
 
     let stop = CancellationToken::new();

@@ -9,7 +9,7 @@ use longshore_proto::remoteworker::desired_state;
 use longshore_proto::{protobuf, reapi};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::Client;
-use longshore_tests::fake_buildbarn::FakeBuildbarn;
+use longshore_tests::fake_buildbarn::{FakeBuildbarn, task_of};
 use longshore_tests::longshore::{Longshore, new_home};
 use longshore_tests::process::{fifo, foreign_descendants};
 use longshore_tests::wait::eventually;
@@ -49,11 +49,7 @@ impl Cluster {
     ) -> Result<(Digest, reapi::ExecuteResponse)> {
         let built = action.build(DigestFunction::Sha256);
         self.client.upload(&built.blobs).await?;
-        let (_, message) =
-            built.blobs.iter().find(|(digest, _)| *digest == built.digest).context("the action")?;
-        let action = longshore_proto::Message::decode(message.clone())?;
-        let mut task = desired_state::Executing { action: Some(action), ..task(&built.digest) };
-        task.action.get_or_insert_default().timeout = Some(protobuf::Duration { seconds: 60, nanos: 0 });
+        let mut task = task_of(&built);
         change(&mut task);
         self.scheduler.submit(task);
         Ok((built.digest, response_of(&self.scheduler, &built.digest).await?))

@@ -4,6 +4,7 @@
 
 mod actions;
 mod slots;
+mod storage;
 
 use std::sync::Arc;
 

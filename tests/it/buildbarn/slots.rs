@@ -8,6 +8,7 @@ use futures::FutureExt as _;
 use futures::future::try_join;
 use longshore_cas_store::digest::Digest;
 use longshore_proto::remoteworker::current_state::executing::ExecutionState;
+use longshore_proto::remoteworker::desired_state;
 use longshore_proto::remoteworker::operation_queue_client::OperationQueueClient;
 use longshore_proto::remoteworker::{CurrentState, SynchronizeRequest, current_state};
 use longshore_proto::{protobuf, reapi, rpc};
@@ -300,7 +301,7 @@ async fn bbw_11_16() -> Result<()> {
     let source = join(&scheduler, 1)?;
     let auxiliary = protobuf::Any { type_url: "type.googleapis.com/a.B".to_owned(), value: vec![8, 1] };
     let queued = protobuf::Timestamp { seconds: 1_700_000_000, nanos: 5 };
-    scheduler.submit(longshore_proto::remoteworker::desired_state::Executing {
+    scheduler.submit(desired_state::Executing {
         auxiliary_metadata: vec![auxiliary.clone()],
         queued_timestamp: Some(queued),
         ..task(&action(1))
@@ -323,21 +324,28 @@ async fn bbw_11_16() -> Result<()> {
     no_mistakes(&scheduler)
 }
 
-/// The instance is the one that is configured; an instance below it is refused, and the function is the one named.
+/// The instance is what the scheduler says below the one that is configured, if it can be one; the function is the one
+/// named.
 #[tokio::test]
 async fn bbw_17() -> Result<()> {
     let scheduler = FakeBuildbarn::start().await?;
     let source = join(&scheduler, 1)?;
-    let below = longshore_proto::remoteworker::desired_state::Executing {
-        instance_name_suffix: "below".to_owned(),
-        ..task(&action(1))
+    let below = |suffix: &str, number| desired_state::Executing {
+        instance_name_suffix: suffix.to_owned(),
+        ..task(&action(number))
     };
-    scheduler.submit(below);
-    let status = response_of(&scheduler, &action(1)).await?.status.context("no status")?;
-    ensure!(
-        status.code == i32::from(Code::InvalidArgument) && status.message.contains("below"),
-        "{status:?}"
-    );
+    for (number, suffix) in (1..).zip(["blobs", "a/uploads", "a//b", "/a", "a/"]) {
+        scheduler.submit(below(suffix, number));
+        let status = response_of(&scheduler, &action(number)).await?.status.context("no status")?;
+        ensure!(
+            status.code == i32::from(Code::InvalidArgument) && status.message.contains("instance_name"),
+            "{status:?}"
+        );
+    }
+    scheduler.submit(below("a/b", 9));
+    let assignment = next(&source).await?;
+    ensure!(assignment.requester.instance_name_suffix == "a/b", "{assignment:?}");
+    source.complete(assignment.operation, response("done")).await;
     let blake3 = longshore_cas_store::digest::DigestFunction::Blake3.digest(b"x");
     scheduler.submit(task(&blake3));
     ensure!(next(&source).await?.action_digest == blake3);

@@ -145,3 +145,26 @@ async fn one_that_is_silent_holds_nobody_up() -> Result<()> {
     assert_eq!(fates(&source, &worker, &["d"]).await, ["missing"]);
     Ok(())
 }
+
+// Whoever asks for an action asks its own place first, and as the action; who waited for a place has told the others.
+#[tokio::test]
+async fn each_action_begins_with_its_own_place() -> Result<()> {
+    let (worker, first, second) = (store().await?, Place::with(&["a"]), Place::with(&["a"]));
+    let all = any(&[&first, &second], Arc::new(Patience));
+    let own = Place::with(&["a", "b"]);
+    let source = all.beginning_with(1, own.clone());
+    assert_eq!(fates(&source, &worker, &["a", "b"]).await, ["found", "found"]);
+    assert_eq!((own.asked(), first.asked(), second.asked()), (1, 0, 0));
+    assert_eq!(fates(&source, &worker, &["c"]).await, ["missing"]);
+    assert_eq!((own.asked(), first.asked(), second.asked()), (2, 1, 0), "it was asked as that action");
+
+    let all = any(&[&first, &second], worker.clock.clone());
+    first.set_silent(true);
+    assert_eq!(fates(&all, &worker, &["a"]).await, ["found"]);
+    let sleeps = worker.clock.sleeps().len();
+    assert!(sleeps > 0);
+    let source = all.beginning_with(0, first.clone());
+    assert_eq!(fates(&source, &worker, &["a"]).await, ["found"]);
+    assert_eq!(worker.clock.sleeps().len(), sleeps, "nobody waits for it again");
+    Ok(())
+}

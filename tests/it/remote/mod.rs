@@ -4,6 +4,7 @@ mod any;
 mod downloads;
 mod executing;
 mod faults;
+mod instances;
 mod prefetch;
 mod real;
 mod rules;

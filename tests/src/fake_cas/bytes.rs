@@ -15,11 +15,23 @@ use super::{Call, Fault, Method, corrupted};
 /// The size of one message of a read.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// The hash in a resource name, and whether it asks for zstd.
-fn parse(name: &str) -> Result<(String, bool), Status> {
+/// What a resource name says.
+struct Named {
+    instance_name: String,
+    hash: String,
+    is_zstd: bool,
+}
+
+fn parse(name: &str) -> Result<Named, Status> {
     let parts: Vec<_> = name.split('/').collect();
     let [.., hash, _size] = parts[..] else { return Err(Status::invalid_argument("resource_name")) };
-    Ok((hash.to_owned(), parts.contains(&"compressed-blobs")))
+    let is_instance = |part: &&&str| !["blobs", "compressed-blobs", "uploads"].contains(*part);
+    let instance: Vec<_> = parts.iter().take_while(is_instance).copied().collect();
+    Ok(Named {
+        instance_name: instance.join("/"),
+        hash: hash.to_owned(),
+        is_zstd: parts.contains(&"compressed-blobs"),
+    })
 }
 
 #[tonic::async_trait]
@@ -28,17 +40,19 @@ impl ByteStream for Service {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
-        let (hash, is_zstd) = parse(&request.resource_name)?;
+        let Named { instance_name, hash, is_zstd } = parse(&request.resource_name)?;
         let fault = self
             .0
             .enter(Call {
                 hashes: vec![hash.clone()],
+                instance_name: instance_name.clone(),
                 resource_name: request.resource_name,
                 offset: request.read_offset,
                 ..call(Method::Read, &headers, [])
             })
             .await?;
-        let data = self.0.lock().blobs.get(&hash).cloned().ok_or_else(|| Status::not_found(hash))?;
+        let data = self.0.lock().of(&instance_name).blobs.get(&hash).cloned();
+        let data = data.ok_or_else(|| Status::not_found(hash))?;
         let offset = usize::try_from(request.read_offset).map_err(|_| Status::out_of_range("read_offset"))?;
         let offset = if matches!(fault, Some(Fault::Anew)) { 0 } else { offset };
         let data = data.slice(offset.min(data.len())..);
@@ -63,11 +77,12 @@ impl ByteStream for Service {
         let (headers, mut requests) = (request.metadata().clone(), request.into_inner());
         let first = requests.next().await.ok_or_else(|| Status::invalid_argument("no request"))??;
         let name = first.resource_name.clone();
-        let (hash, is_zstd) = parse(&name)?;
+        let Named { instance_name, hash, is_zstd } = parse(&name)?;
         let fault = self
             .0
             .enter(Call {
                 hashes: vec![hash.clone()],
+                instance_name: instance_name.clone(),
                 resource_name: name.clone(),
                 offset: first.write_offset,
                 ..call(Method::Write, &headers, [])
@@ -96,7 +111,7 @@ impl ByteStream for Service {
         }
         let committed_size = i64::try_from(data.len()).expect("it is in memory");
         let data = if is_zstd { zstd::decode_all(&data[..])? } else { data };
-        self.0.lock().blobs.insert(hash, data.into());
+        self.0.lock().of(&instance_name).blobs.insert(hash, data.into());
         Ok(Response::new(WriteResponse { committed_size }))
     }
 
@@ -106,7 +121,9 @@ impl ByteStream for Service {
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
         let resource_name = request.resource_name.clone();
-        self.0.enter(Call { resource_name, ..call(Method::QueryWriteStatus, &headers, []) }).await?;
+        let Named { instance_name, .. } = parse(&resource_name)?;
+        let call = call(Method::QueryWriteStatus, &headers, []);
+        self.0.enter(Call { resource_name, instance_name, ..call }).await?;
         let inner = self.0.lock();
         let committed = inner.committed.get(&request.resource_name);
         let committed = committed.ok_or_else(|| Status::not_found(request.resource_name.clone()))?;

@@ -108,7 +108,7 @@ pub struct Call {
     pub resource_name: String,
     /// Where a read or a write begins.
     pub offset: i64,
-    /// `instance_name`, where the method has it.
+    /// `instance_name`, or what the resource name says, where the method has either.
     pub instance_name: String,
     /// Its headers.
     pub headers: MetadataMap,
@@ -134,14 +134,29 @@ struct State {
 #[derive(Debug, Default)]
 struct Inner {
     capabilities: reapi::ServerCapabilities,
-    blobs: HashMap<String, Bytes>,
-    results: HashMap<String, reapi::ActionResult>,
+    /// What every instance has that has nothing of its own.
+    common: Holdings,
+    /// By instance name.
+    apart: HashMap<String, Holdings>,
     calls: Vec<Call>,
     once: HashMap<Method, VecDeque<Fault>>,
     always: HashMap<Method, Fault>,
     committed: HashMap<String, Bytes>,
     /// How streams of executions go; the last one stays.
     told: VecDeque<Told>,
+}
+
+/// What an instance has, by hashes.
+#[derive(Debug, Default)]
+struct Holdings {
+    blobs: HashMap<String, Bytes>,
+    results: HashMap<String, reapi::ActionResult>,
+}
+
+impl Inner {
+    fn of(&mut self, instance_name: &str) -> &mut Holdings {
+        self.apart.get_mut(instance_name).unwrap_or(&mut self.common)
+    }
 }
 
 impl FakeCas {
@@ -214,25 +229,38 @@ impl FakeCas {
 
     /// Adds blobs as they are, right or wrong.
     pub fn put_all<'b>(&self, blobs: impl IntoIterator<Item = &'b Blob>) {
+        self.state.lock().common.blobs.extend(by_hash(blobs));
+    }
+
+    /// Adds blobs to an instance that shares nothing with others from now on.
+    pub fn put_in<'b>(&self, instance_name: &str, blobs: impl IntoIterator<Item = &'b Blob>) {
         let mut inner = self.state.lock();
-        for (digest, data) in blobs {
-            inner.blobs.insert(digest.hash_hex(), data.clone());
-        }
+        inner.apart.entry(instance_name.to_owned()).or_default().blobs.extend(by_hash(blobs));
     }
 
     /// Removes a blob.
     pub fn evict(&self, digest: &Digest) {
-        self.state.lock().blobs.remove(&digest.hash_hex());
+        self.state.lock().common.blobs.remove(&digest.hash_hex());
     }
 
     /// What it has under that digest.
     pub fn blob(&self, digest: &Digest) -> Option<Bytes> {
-        self.state.lock().blobs.get(&digest.hash_hex()).cloned()
+        self.blob_in("", digest)
+    }
+
+    /// What that instance has under that digest.
+    pub fn blob_in(&self, instance_name: &str, digest: &Digest) -> Option<Bytes> {
+        self.state.lock().of(instance_name).blobs.get(&digest.hash_hex()).cloned()
     }
 
     /// The result that it has for that action.
     pub fn result(&self, action: &Digest) -> Option<reapi::ActionResult> {
-        self.state.lock().results.get(&action.hash_hex()).cloned()
+        self.result_in("", action)
+    }
+
+    /// The result that that instance has for that action.
+    pub fn result_in(&self, instance_name: &str, action: &Digest) -> Option<reapi::ActionResult> {
+        self.state.lock().of(instance_name).results.get(&action.hash_hex()).cloned()
     }
 
     /// The next call of `method` goes wrong; those after it as other faults say.
@@ -313,6 +341,10 @@ impl State {
             fault => Ok(fault),
         }
     }
+}
+
+fn by_hash<'b>(blobs: impl IntoIterator<Item = &'b Blob>) -> impl Iterator<Item = (String, Bytes)> {
+    blobs.into_iter().map(|(digest, data)| (digest.hash_hex(), data.clone()))
 }
 
 /// Data with a byte that is another one.

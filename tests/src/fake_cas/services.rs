@@ -62,12 +62,12 @@ impl ActionCache for Service {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
         let call = Call {
             digest_function: request.digest_function,
-            instance_name: request.instance_name,
+            instance_name: request.instance_name.clone(),
             ..call(Method::GetActionResult, &headers, &request.action_digest)
         };
         self.0.enter(call).await?;
         let hash = request.action_digest.unwrap_or_default().hash;
-        let result = self.0.lock().results.get(&hash).cloned();
+        let result = self.0.lock().of(&request.instance_name).results.get(&hash).cloned();
         result.map(Response::new).ok_or_else(|| Status::not_found("no result"))
     }
 
@@ -78,13 +78,13 @@ impl ActionCache for Service {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
         let call = Call {
             digest_function: request.digest_function,
-            instance_name: request.instance_name,
+            instance_name: request.instance_name.clone(),
             ..call(Method::UpdateActionResult, &headers, &request.action_digest)
         };
         self.0.enter(call).await?;
         let hash = request.action_digest.unwrap_or_default().hash;
         let result = request.action_result.unwrap_or_default();
-        self.0.lock().results.insert(hash, result.clone());
+        self.0.lock().of(&request.instance_name).results.insert(hash, result.clone());
         Ok(Response::new(result))
     }
 }
@@ -98,13 +98,13 @@ impl ContentAddressableStorage for Service {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
         let call = Call {
             digest_function: request.digest_function,
-            instance_name: request.instance_name,
+            instance_name: request.instance_name.clone(),
             ..call(Method::FindMissingBlobs, &headers, &request.blob_digests)
         };
         self.0.enter(call).await?;
-        let inner = self.0.lock();
-        let missing =
-            request.blob_digests.into_iter().filter(|digest| !inner.blobs.contains_key(&digest.hash));
+        let mut inner = self.0.lock();
+        let blobs = &inner.of(&request.instance_name).blobs;
+        let missing = request.blob_digests.into_iter().filter(|digest| !blobs.contains_key(&digest.hash));
         Ok(Response::new(reapi::FindMissingBlobsResponse { missing_blob_digests: missing.collect() }))
     }
 
@@ -116,11 +116,12 @@ impl ContentAddressableStorage for Service {
         let digests: Vec<_> = request.requests.iter().filter_map(|entry| entry.digest.clone()).collect();
         let call = Call {
             digest_function: request.digest_function,
-            instance_name: request.instance_name,
+            instance_name: request.instance_name.clone(),
             ..call(Method::BatchUpdateBlobs, &headers, &digests)
         };
         let fault = self.0.enter(call).await?;
         let mut inner = self.0.lock();
+        let blobs = &mut inner.of(&request.instance_name).blobs;
         let mut responses = Vec::new();
         for entry in request.requests {
             let digest = entry.digest.clone().unwrap_or_default();
@@ -132,7 +133,7 @@ impl ContentAddressableStorage for Service {
                 } else {
                     entry.data
                 };
-                inner.blobs.insert(digest.hash.clone(), data.into());
+                blobs.insert(digest.hash.clone(), data.into());
             }
             responses.push(reapi::batch_update_blobs_response::Response {
                 digest: Some(digest),
@@ -149,15 +150,16 @@ impl ContentAddressableStorage for Service {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
         let call = Call {
             digest_function: request.digest_function,
-            instance_name: request.instance_name,
+            instance_name: request.instance_name.clone(),
             ..call(Method::BatchReadBlobs, &headers, &request.digests)
         };
         let fault = self.0.enter(call).await?;
-        let inner = self.0.lock();
+        let mut inner = self.0.lock();
+        let blobs = &inner.of(&request.instance_name).blobs;
         let is_zstd = request.acceptable_compressors.contains(&(reapi::compressor::Value::Zstd as i32));
         let mut responses = Vec::new();
         for digest in request.digests {
-            let Some(data) = inner.blobs.get(&digest.hash) else {
+            let Some(data) = blobs.get(&digest.hash) else {
                 responses.push(entry(digest, Vec::new(), Code::NotFound));
                 continue;
             };
@@ -186,16 +188,17 @@ impl ContentAddressableStorage for Service {
         let (headers, request) = (request.metadata().clone(), request.into_inner());
         let call = Call {
             digest_function: request.digest_function,
-            instance_name: request.instance_name,
+            instance_name: request.instance_name.clone(),
             ..call(Method::GetTree, &headers, &request.root_digest)
         };
         let fault = self.0.enter(call).await?;
-        let inner = self.0.lock();
+        let mut inner = self.0.lock();
+        let blobs = &inner.of(&request.instance_name).blobs;
         let mut hashes = vec![request.root_digest.unwrap_or_default().hash];
         let mut seen = HashSet::new();
         let mut directories = Vec::new();
         while let Some(hash) = hashes.pop() {
-            let Some(data) = inner.blobs.get(&hash) else { continue };
+            let Some(data) = blobs.get(&hash) else { continue };
             if seen.insert(hash) {
                 let directory = reapi::Directory::decode(data.clone())
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -7,7 +7,7 @@ use super::journal::Journal;
 use super::platform;
 use super::prepared::Prepared;
 use super::runner::Context;
-use super::{ActionRunner, Assignment};
+use super::{ActionRunner, Assignment, Ends};
 use crate::materialize::{InputRoot, MaterializeError};
 use crate::status::Failure;
 
@@ -17,9 +17,10 @@ pub(super) struct Assigned<'a> {
 }
 
 impl<'a> Assigned<'a> {
-    pub(super) fn new(worker: &'a ActionRunner, assignment: Assignment) -> Self {
+    pub(super) fn new(worker: &'a ActionRunner, ends: &'a Ends, assignment: Assignment) -> Self {
         let context = Context {
             worker,
+            ends,
             function: assignment.action_digest.function(),
             inline: assignment.inline.clone(),
             cancelled: assignment.cancelled.clone(),
@@ -42,17 +43,17 @@ impl<'a> Assigned<'a> {
 type Made = (CheckedAction, CheckedCommand, InputRoot);
 
 async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made, Failure> {
-    let worker = context.worker;
+    let Context { worker, ends, .. } = context;
     let action = match assignment.action {
         Some(action) => action,
-        None => worker.load::<reapi::Action>("the Action", assignment.action_digest).await?,
+        None => worker.load::<reapi::Action>("the Action", assignment.action_digest, &*ends.source).await?,
     };
     let of_action = action.platform.clone();
     let action = CheckedAction::parse(context.function, &action, &worker.options)?;
 
     // Side by side, so that a client hears of everything that is missing at once.
-    let command = worker.load::<reapi::Command>("the Command", action.command);
-    let tree = worker.cache.get(action.input_root, &worker.inputs);
+    let command = worker.load::<reapi::Command>("the Command", action.command, &*ends.source);
+    let tree = worker.cache.get(action.input_root, &ends.inputs);
     let (command, tree) = futures::join!(command, tree);
     let command = command.and_then(|command| {
         let mut checked = CheckedCommand::parse(&command)?;
@@ -73,7 +74,7 @@ async fn make_root(context: &Context<'_>, assignment: Assignment) -> Result<Made
 
     let mut root = worker.materializer.materialize(tree, command.directories()).await;
     if let Err(MaterializeError::Damaged(_)) = &root {
-        let tree = worker.cache.get(action.input_root, &worker.inputs).await?;
+        let tree = worker.cache.get(action.input_root, &ends.inputs).await?;
         root = worker.materializer.materialize(tree, command.directories()).await;
     }
     let root = root.map_err(|error| command.in_its_terms(error))?;

@@ -28,7 +28,7 @@ impl Collected<'_> {
         let Self { context, stdout, stderr, mut outputs, root, failure } = self;
         let mut pins = std::mem::take(&mut outputs.pins);
         pins.extend([stdout.clone(), stderr.clone()]);
-        let sink = &context.worker.sink;
+        let sink = &context.ends.sink;
         context.unless_cancelled(async { Ok(sink.upload(&pins).await?) }).await?;
 
         let mut result = result_of(outputs, &stdout, &stderr);

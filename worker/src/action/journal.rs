@@ -154,7 +154,7 @@ impl Journal {
 
 /// Who asked for the action, if that is known.
 fn requested_by(assignment: &Assignment) -> Option<protobuf::Any> {
-    let value = assignment.request_metadata.encode_to_vec();
+    let value = assignment.requester.metadata.encode_to_vec();
     let type_url = REQUEST_METADATA_URL.to_owned();
     (!value.is_empty()).then_some(protobuf::Any { type_url, value })
 }

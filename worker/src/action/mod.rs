@@ -18,6 +18,7 @@ mod prepared;
 mod ran;
 mod runner;
 mod sink;
+mod storage;
 mod uploaded;
 
 use std::time::SystemTime;
@@ -27,11 +28,12 @@ use longshore_proto::reapi;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::remote::Prefetched;
+pub use crate::remote::{Prefetched, TraceContext};
 pub use journal::Leftovers;
 pub(crate) use runner::EXIT_CODE_NONE;
 pub use runner::{ActionOptions, ActionRunner, Executed};
 pub use sink::{LocalSink, OutputSink, ResultSink, UploadError};
+pub use storage::{Ends, Storage};
 
 /// An action that a scheduler gave to this worker.
 #[derive(Debug)]
@@ -46,8 +48,8 @@ pub struct Assignment {
     pub inline: Inline,
     /// When the scheduler queued it.
     pub queued: SystemTime,
-    /// Who asked for it, for logs.
-    pub request_metadata: reapi::RequestMetadata,
+    /// Who asked for it.
+    pub requester: Requester,
     /// Where the worker says what it is doing.
     pub progress: watch::Sender<Progress>,
     /// Fires when nobody wants the result any more.
@@ -57,7 +59,7 @@ pub struct Assignment {
 impl Assignment {
     /// The span of everything that happens on its behalf: each log line in it says which action, and who wants it.
     pub fn span(&self) -> tracing::Span {
-        let request = &self.request_metadata;
+        let request = &self.requester.metadata;
         tracing::info_span!(
             "action",
             operation = self.operation,
@@ -68,6 +70,17 @@ impl Assignment {
             invocation = request.tool_invocation_id,
         )
     }
+}
+
+/// Who wants an action executed: for logs, and what calls say that are made for it.
+#[derive(Clone, Debug, Default)]
+pub struct Requester {
+    /// The client's instance, below the one that this worker is configured for; empty for that one.
+    pub instance_name_suffix: String,
+    /// What the client said of itself, where the scheduler passes that on.
+    pub metadata: reapi::RequestMetadata,
+    /// The trace that the client's request is part of, where the scheduler passes that on.
+    pub trace_context: TraceContext,
 }
 
 /// What the client wants inline in the result.

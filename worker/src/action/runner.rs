@@ -6,7 +6,6 @@ use std::time::Duration;
 use longshore_cas_store::blob::BlobStore;
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::{Clock, IoPool};
-use longshore_cas_store::source::BlobSource;
 use longshore_cas_store::tree_cache::DirectoryCache;
 use longshore_proto::reapi;
 use tokio::time::timeout;
@@ -14,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::assigned::Assigned;
 use super::journal::{Journal, Leftovers};
-use super::sink::{OutputSink, ResultSink};
+use super::sink::ResultSink;
+use super::storage::{Ends, Storage};
 use super::uploaded::Uploaded;
 use super::{Assignment, Inline};
 use crate::materialize::Materializer;
-use crate::remote::{Prefetched, Prefetcher};
+use crate::remote::Prefetched;
 use crate::run::Runner;
 use crate::status::{self, Failure};
 
@@ -56,22 +56,14 @@ pub struct ActionOptions {
 pub struct ActionRunner {
     /// Where blobs are.
     pub store: Arc<BlobStore>,
-    /// Where an Action and its Command come from that the store lacks.
-    pub source: Arc<dyn BlobSource>,
-    /// Where input trees come from, as far as the store lacks them.
-    pub inputs: Arc<dyn BlobSource>,
+    /// Where the parts of actions come from that the store lacks, and where their results go.
+    pub storage: Arc<dyn Storage>,
     /// Where input trees are.
     pub cache: Arc<DirectoryCache>,
     /// What makes input roots.
     pub materializer: Arc<dyn Materializer>,
     /// What runs commands.
     pub runner: Arc<dyn Runner>,
-    /// Where clients read outputs.
-    pub sink: Arc<dyn OutputSink>,
-    /// Where clients find results, if this worker has to write them.
-    pub results: Option<Arc<dyn ResultSink>>,
-    /// What fetches the inputs of actions that wait, if they come from elsewhere.
-    pub prefetcher: Option<Prefetcher>,
     /// Threads for system calls.
     pub io: IoPool,
     /// The time.
@@ -98,6 +90,7 @@ pub struct Executed {
 /// What stays the same through an action's life.
 pub(super) struct Context<'a> {
     pub(super) worker: &'a ActionRunner,
+    pub(super) ends: &'a Ends,
     pub(super) function: DigestFunction,
     pub(super) inline: Inline,
     pub(super) cancelled: CancellationToken,
@@ -114,28 +107,36 @@ impl Context<'_> {
 }
 
 impl ActionRunner {
-    /// Fetches the inputs of the action `digest`, of which the scheduler may have sent another `action`, and which is to be
-    /// executed later; they stay while the result lives.
+    /// Fetches the inputs of an action that is to be executed later; they stay while the result lives.
     ///
     /// It never fails: what cannot be had is for the execution to report. Dropping the future stops it.
-    pub async fn anticipate(&self, digest: Digest, action: Option<reapi::Action>) -> Option<Prefetched> {
-        let prefetcher = self.prefetcher.as_ref()?;
-        let action = match action {
-            Some(action) => action,
-            None => self.load::<reapi::Action>("the Action", digest).await.ok()?,
-        };
-        let root = Digest::from_wire(digest.function(), action.input_root_digest.as_ref()).ok()?;
-        Some(prefetcher.prefetch(root).await)
+    pub fn anticipate<'w>(
+        &'w self,
+        assignment: &Assignment,
+    ) -> impl Future<Output = Option<Prefetched>> + use<'w> {
+        let Ends { source, prefetcher, .. } = self.storage.on_behalf_of(&assignment.requester);
+        let ahead = prefetcher.map(|prefetcher| (prefetcher, assignment.action.clone()));
+        let digest = assignment.action_digest;
+        async move {
+            let (prefetcher, action) = ahead?;
+            let action = match action {
+                Some(action) => action,
+                None => self.load::<reapi::Action>("the Action", digest, &*source).await.ok()?,
+            };
+            let root = Digest::from_wire(digest.function(), action.input_root_digest.as_ref()).ok()?;
+            Some(prefetcher.prefetch(root).await)
+        }
     }
 
     /// Takes an action through its life. It never fails: what goes wrong is the response's status.
     pub async fn execute(&self, assignment: Assignment) -> Executed {
         let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
         let (action, cancelled) = (assignment.action_digest, assignment.cancelled.clone());
-        let outcome = self.live(assignment, &mut journal).await;
+        let ends = self.storage.on_behalf_of(&assignment.requester);
+        let outcome = self.live(assignment, &ends, &mut journal).await;
         let may_cache = journal.is_cacheable();
         let executed = end(journal, outcome);
-        if let Some(results) = self.results.as_ref().filter(|_| may_cache) {
+        if let Some(results) = ends.results.as_ref().filter(|_| may_cache) {
             // The client has waited for the action, not for the cache.
             let published = timeout(PUBLISH_TIME_MAX, publish(results.as_ref(), &action, &executed));
             if let Some(Err(_)) = cancelled.run_until_cancelled(published).await {
@@ -145,8 +146,13 @@ impl ActionRunner {
         executed
     }
 
-    async fn live(&self, assignment: Assignment, journal: &mut Journal) -> Result<Uploaded, Failure> {
-        let prepared = Assigned::new(self, assignment).prepare(journal).await?;
+    async fn live(
+        &self,
+        assignment: Assignment,
+        ends: &Ends,
+        journal: &mut Journal,
+    ) -> Result<Uploaded, Failure> {
+        let prepared = Assigned::new(self, ends, assignment).prepare(journal).await?;
         let ran = prepared.run(journal).await?;
         let collected = ran.collect(journal).await?;
         collected.upload(journal).await

@@ -3,6 +3,7 @@
 pub mod bots;
 pub mod buildbarn;
 pub mod embedded;
+mod instance;
 pub mod nativelink;
 mod pump;
 mod reports;

@@ -120,7 +120,7 @@ async fn execute_in_place(worker: &ActionRunner, slots: &Slots, assignment: Assi
     {
         return execute(worker, assignment).boxed().await;
     }
-    let ahead = maybe_done(worker.anticipate(assignment.action_digest, assignment.action.clone()).boxed());
+    let ahead = maybe_done(worker.anticipate(&assignment).boxed());
     tokio::pin!(ahead);
     let _place = wait_for_place(slots, &assignment.cancelled, ahead.as_mut()).await;
     let mut progress = assignment.progress.subscribe();

@@ -23,15 +23,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Sources that are asked in order, the next one for what the one before did not have.
 #[derive(Clone)]
 pub struct AnySource {
-    sources: Vec<Arc<Source>>,
+    sources: Vec<Source>,
     clock: Arc<dyn Clock>,
 }
 
 /// One CAS, and what is known of it.
+#[derive(Clone)]
 struct Source {
     blobs: Arc<dyn BlobSource>,
-    /// Whether it let others wait, and has not answered since.
-    is_late: AtomicBool,
+    /// Whether it let others wait, and has not answered since. Whoever asks it for whatever finds out for all.
+    is_late: Arc<AtomicBool>,
 }
 
 impl Source {
@@ -47,8 +48,17 @@ impl Source {
 impl AnySource {
     /// Asks `sources` in that order.
     pub fn new(sources: Vec<Arc<dyn BlobSource>>, clock: Arc<dyn Clock>) -> Self {
-        let source = |blobs| Arc::new(Source { blobs, is_late: AtomicBool::new(false) });
+        let source = |blobs| Source { blobs, is_late: Arc::default() };
         Self { sources: sources.into_iter().map(source).collect(), clock }
+    }
+
+    /// The same, but that the one at `place` is asked as `blobs` does it, and before the others.
+    #[must_use]
+    pub fn beginning_with(&self, place: usize, blobs: Arc<dyn BlobSource>) -> Self {
+        let Self { mut sources, clock } = self.clone();
+        sources[..=place].rotate_right(1);
+        sources[0].blobs = blobs;
+        Self { sources, clock }
     }
 }
 
@@ -57,7 +67,7 @@ impl BlobSource for AnySource {
         if let [only] = self.sources.as_slice() {
             return only.blobs.fetch(wanted, store);
         }
-        let (late, unasked) = self.sources.iter().cloned().partition::<Vec<_>, _>(|source| source.is_late());
+        let (late, unasked) = self.sources.iter().cloned().partition::<Vec<_>, _>(Source::is_late);
         let wanted = wanted.into_iter().map(|digest| (digest, None)).collect();
         let mut search = Search {
             unasked: unasked.into_iter(),
@@ -109,9 +119,9 @@ impl BlobSource for AnySource {
 
 /// A search for blobs in several places.
 struct Search {
-    unasked: std::vec::IntoIter<Arc<Source>>,
+    unasked: std::vec::IntoIter<Source>,
     /// Those that were asked, and whether they have answered.
-    asked: Vec<(Arc<Source>, bool)>,
+    asked: Vec<(Source, bool)>,
     /// What they say, and by which of those.
     answers: SelectAll<BoxStream<'static, (usize, Fetched)>>,
     /// What was not found yet, and the gravest of the reasons that were given.
@@ -121,7 +131,7 @@ struct Search {
 }
 
 impl Search {
-    fn ask(&mut self, source: Arc<Source>) {
+    fn ask(&mut self, source: Source) {
         let at = self.asked.len();
         let wanted = self.wanted.keys().copied().collect();
         let answers = source.blobs.fetch(wanted, self.store.clone());

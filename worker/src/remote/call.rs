@@ -7,70 +7,68 @@ use std::time::Duration;
 use longshore_cas_store::io::Clock;
 use longshore_cas_store::source::FetchError;
 use longshore_proto::bytestream::byte_stream_client::ByteStreamClient;
+use longshore_proto::reapi;
 use longshore_proto::reapi::action_cache_client::ActionCacheClient;
 use longshore_proto::reapi::capabilities_client::CapabilitiesClient;
 use longshore_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use longshore_proto::reapi::execution_client::ExecutionClient;
-use longshore_proto::{Message as _, reapi};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use tonic::metadata::{Binary, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::error::{RemoteError, reason};
 use super::limits::ServerLimits;
+use super::names;
+use super::on_behalf::OnBehalfOf;
 use super::options::RemoteOptions;
 use super::retry::{Attempts, Budget, Kind, kind};
 use crate::connect::{Link, Pings};
 
-/// The header that says on whose behalf a call is made.
-const METADATA_HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 /// How long a call with one answer may take.
 const UNARY_TIME_MAX: Duration = Duration::from_mins(2);
 /// The largest answer that is decoded: a server that announces a batch has room for what is around the blobs.
 const DECODE_BYTES_MAX: usize = 16 << 20;
 
-/// The value of the header that says on whose behalf a call is made.
-#[derive(Clone)]
-pub(super) struct OnBehalfOf(MetadataValue<Binary>);
-
-impl OnBehalfOf {
-    pub(super) fn new(metadata: &reapi::RequestMetadata) -> Self {
-        Self(MetadataValue::from_bytes(&metadata.encode_to_vec()))
-    }
-
-    /// What nobody in particular has asked for.
-    fn ourselves() -> Self {
-        let tool = reapi::ToolDetails {
-            tool_name: "longshore".to_owned(),
-            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        Self::new(&reapi::RequestMetadata { tool_details: Some(tool), ..Default::default() })
-    }
-}
-
-/// Makes calls of one server. Clones share the connection, the budget and what is known of the server.
+/// Makes calls of one instance of a server. Clones share the connection, the budget and what is known of the instance.
 #[derive(Clone)]
 pub(super) struct Caller {
-    server: Arc<Server>,
+    way: Arc<Way>,
+    instance: Arc<Instance>,
     on_behalf_of: OnBehalfOf,
 }
 
-struct Server {
-    instance_name: String,
+/// The way to the server, which all instances share.
+struct Way {
     link: Link,
     /// For `ByteStream.Write`: a server says nothing as long as it takes a blob, and would not bear the pings.
     write_link: Link,
     clock: Arc<dyn Clock>,
-    budget: Budget,
     outage_max: Duration,
     compression: bool,
+}
+
+/// What an instance has for itself.
+struct Instance {
+    name: String,
+    budget: Budget,
     limits: OnceCell<Arc<ServerLimits>>,
     /// Questions for the limits that were in vain, and what the last of them came to.
     unlimited: Mutex<(u64, Option<RemoteError>)>,
     retries: AtomicU64,
+}
+
+impl Instance {
+    fn new(name: String) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            budget: Budget::new(),
+            limits: OnceCell::new(),
+            unlimited: Mutex::default(),
+            retries: AtomicU64::new(0),
+        })
+    }
 }
 
 impl Caller {
@@ -80,23 +78,21 @@ impl Caller {
             Link::open(&options.endpoint, &options.tls, token_file, pings, clock.clone())
         };
         let (link, write_link) = (link(options.pings)?, link(Pings::RARE)?);
-        let server = Server {
-            instance_name: options.instance_name.clone(),
-            link,
-            write_link,
-            clock,
-            budget: Budget::new(),
-            outage_max: options.outage_max,
-            compression: options.compression,
-            limits: OnceCell::new(),
-            unlimited: Mutex::default(),
-            retries: AtomicU64::new(0),
-        };
-        Ok(Self { server: Arc::new(server), on_behalf_of: OnBehalfOf::ourselves() })
+        let RemoteOptions { outage_max, compression, .. } = *options;
+        Ok(Self {
+            way: Arc::new(Way { link, write_link, clock, outage_max, compression }),
+            instance: Instance::new(options.instance_name.clone()),
+            on_behalf_of: OnBehalfOf::ourselves(),
+        })
+    }
+
+    /// For the instance called `suffix` below this one.
+    pub(super) fn below(&self, suffix: &str) -> Self {
+        Self { instance: Instance::new(names::below(&self.instance.name, suffix)), ..self.clone() }
     }
 
     pub(super) fn on_behalf_of(&self, on_behalf_of: OnBehalfOf) -> Self {
-        Self { server: self.server.clone(), on_behalf_of }
+        Self { on_behalf_of, ..self.clone() }
     }
 
     /// On whose behalf the calls are made.
@@ -104,77 +100,82 @@ impl Caller {
         &self.on_behalf_of
     }
 
+    #[cfg(test)]
+    pub(super) fn shares_way_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.way, &other.way)
+    }
+
     pub(super) fn origin(&self) -> &str {
-        self.server.link.origin()
+        self.way.link.origin()
     }
 
     pub(super) fn instance_name(&self) -> String {
-        self.server.instance_name.clone()
+        self.instance.name.clone()
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.server.clock
+        &self.way.clock
     }
 
     pub(super) fn retries(&self) -> u64 {
-        self.server.retries.load(Ordering::Relaxed)
+        self.instance.retries.load(Ordering::Relaxed)
     }
 
     pub(super) fn cas(&self) -> ContentAddressableStorageClient<Channel> {
-        let client = ContentAddressableStorageClient::new(self.server.link.channel());
+        let client = ContentAddressableStorageClient::new(self.way.link.channel());
         client.max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     pub(super) fn byte_stream(&self) -> ByteStreamClient<Channel> {
-        ByteStreamClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
+        ByteStreamClient::new(self.way.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// For `Write`.
     pub(super) fn byte_stream_writer(&self) -> ByteStreamClient<Channel> {
-        ByteStreamClient::new(self.server.write_link.channel())
+        ByteStreamClient::new(self.way.write_link.channel())
     }
 
     /// How many connections there have been to the server: behind a new one there may be another server.
     pub(super) fn connections(&self) -> u64 {
-        self.server.link.connections()
+        self.way.link.connections()
     }
 
     pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {
-        ActionCacheClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
+        ActionCacheClient::new(self.way.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     pub(super) fn execution(&self) -> ExecutionClient<Channel> {
-        ExecutionClient::new(self.server.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
+        ExecutionClient::new(self.way.link.channel()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// What the server can do: asked before anything else, once. An outage is waited out once for all who ask.
     pub(super) async fn limits(&self) -> Result<Arc<ServerLimits>, RemoteError> {
-        let vain = self.server.unlimited.lock().0;
+        let vain = self.instance.unlimited.lock().0;
         let ask = || async {
-            if let (now_vain, Some(error)) = &*self.server.unlimited.lock()
+            if let (now_vain, Some(error)) = &*self.instance.unlimited.lock()
                 && *now_vain > vain
             {
                 return Err(error.clone());
             }
             let request = reapi::GetCapabilitiesRequest { instance_name: self.instance_name() };
             let ask = || {
-                let mut client = CapabilitiesClient::new(self.server.link.channel());
+                let mut client = CapabilitiesClient::new(self.way.link.channel());
                 let send = |request| async move { client.get_capabilities(request).await };
                 self.unary(request.clone(), send)
             };
             match self.retried("GetCapabilities", ask).await {
-                Ok(answer) => Ok(Arc::new(ServerLimits::of(&answer, self.server.compression))),
+                Ok(answer) => Ok(Arc::new(ServerLimits::of(&answer, self.way.compression))),
                 Err(RemoteError::Refused { code: Code::Unimplemented, .. }) => {
                     Ok(Arc::new(ServerLimits::unknown()))
                 }
                 Err(error) => {
-                    let mut unlimited = self.server.unlimited.lock();
+                    let mut unlimited = self.instance.unlimited.lock();
                     *unlimited = (unlimited.0 + 1, Some(error.clone()));
                     Err(error)
                 }
             }
         };
-        self.server.limits.get_or_try_init(ask).await.cloned()
+        self.instance.limits.get_or_try_init(ask).await.cloned()
     }
 
     /// One attempt at a call with one answer, which is there in full in [`UNARY_TIME_MAX`].
@@ -195,32 +196,32 @@ impl Caller {
 
     /// A request with the headers that all have.
     pub(super) async fn request<Q>(&self, message: Q) -> Result<Request<Q>, Status> {
-        let mut request = self.server.link.request(message).await?;
-        request.metadata_mut().insert_bin(METADATA_HEADER, self.on_behalf_of.0.clone());
+        let mut request = self.way.link.request(message).await?;
+        self.on_behalf_of.add_to(request.metadata_mut());
         Ok(request)
     }
 
     /// Attempts at a call.
     pub(super) fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(&self.server.budget, self.server.outage_max)
+        Attempts::new(&self.instance.budget, self.way.outage_max)
     }
 
     /// Waits until a failed call may be made again; fails if it must not.
     pub(super) async fn pause(&self, attempts: &mut Attempts<'_>, status: Status) -> Result<(), Status> {
         let pause = match status.code() {
             Code::Unauthenticated => self.renew_token(attempts),
-            _ => attempts.failed(&status, self.server.clock.now()),
+            _ => attempts.failed(&status, self.way.clock.now()),
         };
         let Some(pause) = pause else { return Err(status) };
         tracing::debug!(origin = self.origin(), ?pause, "a call is repeated: {}", reason(&status));
-        self.server.retries.fetch_add(1, Ordering::Relaxed);
-        self.server.clock.sleep(pause).await;
+        self.instance.retries.fetch_add(1, Ordering::Relaxed);
+        self.way.clock.sleep(pause).await;
         Ok(())
     }
 
     /// The pause until a call may be made with another token, if the file has one by then: it is tried once.
     fn renew_token(&self, attempts: &mut Attempts<'_>) -> Option<Duration> {
-        let refused = [&self.server.link, &self.server.write_link].map(Link::token_was_refused);
+        let refused = [&self.way.link, &self.way.write_link].map(Link::token_was_refused);
         refused.contains(&true).then(|| attempts.with_another_token()).flatten()
     }
 

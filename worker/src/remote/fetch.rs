@@ -18,8 +18,8 @@ use longshore_cas_store::digest::Digest;
 use longshore_cas_store::source::{BlobSource, FetchError, Fetched, Scope};
 use parking_lot::Mutex;
 
-use super::call::OnBehalfOf;
 use super::limits::ServerLimits;
+use super::on_behalf::OnBehalfOf;
 use super::queue::{Item, Job, Queue, Room, Urgency, WaiterId};
 use super::window::Window;
 use super::{Remote, RemoteStats, batch, stream, tree};

@@ -13,7 +13,7 @@ use longshore_cas_store::digest::Digest;
 use parking_lot::Mutex;
 
 /// The most blobs that are remembered.
-const BLOBS_MAX: usize = 1 << 18;
+pub(super) const BLOBS_MAX: usize = 1 << 18;
 
 /// How well the memory serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,11 @@ impl Known {
         let mut state = self.state.lock();
         state.stats.stale += state.since.len() as u64;
         state.clear();
+    }
+
+    /// How many blobs it remembers, old ones included.
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().since.len()
     }
 
     pub(super) fn stats(&self) -> KnownStats {

@@ -1,6 +1,7 @@
 //! The client of a CAS, an action cache and an execution service that belong to someone else: the cold path.
 //!
-//! The rooms: [`call`] reaches the server, over a [`crate::connect::Link`]; [`retry`] says what is tried again, [`limits`] what
+//! The rooms: [`call`] reaches the server, over a [`crate::connect::Link`], and says [`on_behalf`] of whom; [`instances`] are
+//! those below the configured one; [`retry`] says what is tried again, [`limits`] what
 //! the server can do, [`names`] how its blobs are called. Downloads go through one [`queue`] for the whole worker, whose
 //! requests in flight are bounded by a [`window`]; [`fetch`] takes from it, [`batch`] and [`stream`] do the reading,
 //! [`frames`] unpack what
@@ -23,9 +24,11 @@ mod error;
 mod execute;
 mod fetch;
 mod frames;
+mod instances;
 mod known;
 mod limits;
 mod names;
+mod on_behalf;
 mod options;
 mod prefetch;
 mod queue;
@@ -49,11 +52,13 @@ use tokio::sync::Semaphore;
 
 pub use any::AnySource;
 pub use error::RemoteError;
+pub use instances::Instances;
 pub use known::KnownStats;
+pub use on_behalf::TraceContext;
 pub use options::RemoteOptions;
 pub use prefetch::{Prefetched, Prefetcher, SpeculationLimits};
 
-use call::{Caller, OnBehalfOf};
+use call::Caller;
 use fetch::Fetches;
 use known::Known;
 use queue::Urgency;
@@ -68,6 +73,7 @@ pub struct Remote {
 
 /// What all clones share.
 struct Shared {
+    options: RemoteOptions,
     store: Arc<BlobStore>,
     environment: Environment,
     fetches: Fetches,
@@ -107,9 +113,14 @@ impl Remote {
         environment: Environment,
     ) -> Result<Self, RemoteError> {
         let caller = Caller::open(options, environment.clock.clone())?;
+        Ok(Self::with(caller, options.clone(), store, environment))
+    }
+
+    fn with(caller: Caller, options: RemoteOptions, store: Arc<BlobStore>, environment: Environment) -> Self {
         let fetches = Fetches::new(options.requests_in_flight_max);
         let known = Known::new(options.known_age_max);
         let shared = Arc::new(Shared {
+            options,
             store,
             environment,
             fetches,
@@ -118,13 +129,21 @@ impl Remote {
             executions: execute::Counts::default(),
             scope: Scope::of_new_cas(),
         });
-        Ok(Self { shared, caller, urgency: Urgency::Urgent })
+        Self { shared, caller, urgency: Urgency::Urgent }
     }
 
-    /// The same client, whose calls say that they are made for that request.
+    /// A client of the instance called `suffix` below this one: another CAS, over the same connections.
+    fn below(&self, suffix: &str) -> Self {
+        let Shared { options, store, environment, .. } = &*self.shared;
+        Self::with(self.caller.below(suffix), options.clone(), store.clone(), environment.clone())
+    }
+
+    /// The same client, whose calls say that they are made for the request with that metadata, where there is one, and in
+    /// that trace.
     #[must_use]
-    pub fn on_behalf_of(&self, metadata: &reapi::RequestMetadata) -> Self {
-        Self { caller: self.caller.on_behalf_of(OnBehalfOf::new(metadata)), ..self.clone() }
+    pub fn on_behalf_of(&self, metadata: &reapi::RequestMetadata, trace: &TraceContext) -> Self {
+        let whom = self.caller.whom().request(metadata, trace);
+        Self { caller: self.caller.on_behalf_of(whom), ..self.clone() }
     }
 
     /// The same client, whose downloads give way to all others.

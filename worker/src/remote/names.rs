@@ -1,4 +1,4 @@
-//! ByteStream's resource names, as the client writes them.
+//! ByteStream's resource names and instances' names, as the client writes them.
 
 use longshore_cas_store::digest::Digest;
 use uuid::Uuid;
@@ -18,6 +18,11 @@ pub(super) fn read(instance_name: &str, encoding: Encoding, digest: &Digest) -> 
 /// A new name that a blob is written by.
 pub(super) fn write(instance_name: &str, encoding: Encoding, digest: &Digest) -> String {
     format!("{}uploads/{}/{}", prefix(instance_name), Uuid::new_v4(), blob(encoding, digest))
+}
+
+/// The name of the instance called `suffix` below another one.
+pub(super) fn below(instance_name: &str, suffix: &str) -> String {
+    format!("{}{suffix}", prefix(instance_name))
 }
 
 fn prefix(instance_name: &str) -> String {

@@ -47,10 +47,11 @@ impl Default for SpeculationLimits {
     }
 }
 
-/// Fetches ahead of the actions.
+/// Fetches ahead of the actions. Clones are cheap, and share the cap over all.
+#[derive(Clone)]
 pub struct Prefetcher {
     remote: Remote,
-    /// Where an action that wants the same has it from.
+    /// Where an action that wants the same tree has it from.
     source: Arc<dyn BlobSource>,
     cache: Arc<DirectoryCache>,
     limits: SpeculationLimits,
@@ -99,6 +100,14 @@ impl Prefetcher {
             SpeculationLimits { bytes_max: limits.bytes_max.min(store_bytes / STORE_PART), ..limits };
         let source = Arc::new(remote.clone());
         Self { remote: remote.speculative(), source, cache, limits, held_bytes: Arc::default() }
+    }
+
+    /// The same within the same caps, through `remote`, which uses the same store; the trees of actions that want them come
+    /// from `source`.
+    #[must_use]
+    pub fn through(&self, remote: &Remote, source: Arc<dyn BlobSource>) -> Self {
+        let Self { cache, limits, held_bytes, .. } = self.clone();
+        Self { remote: remote.speculative(), source, cache, limits, held_bytes }
     }
 
     /// Fetches the inputs below `root` as far as the caps allow, and prepares the tree if that was all of it.

@@ -18,7 +18,9 @@ use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 use longshore_proto::{Message, reapi, time};
-use longshore_worker::action::{ActionOptions, ActionRunner, Assignment, Inline, LocalSink, Phase, Progress};
+use longshore_worker::action::{
+    ActionOptions, ActionRunner, Assignment, Ends, Inline, LocalSink, Phase, Progress, Requester,
+};
 use longshore_worker::materialize::HardlinkMaterializer;
 use longshore_worker::run::{DEFAULT_ACTION_USER, Identity, Runner, Spawner, SpawnerOptions};
 use tokio::sync::watch;
@@ -82,7 +84,14 @@ impl Bench {
         let options = StoreOptions { size_bytes_max: SIZE_BYTES_MAX };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let reaper = Reaper::open(&root, environment.clone()).unwrap();
-        let source = Arc::new(NoSource);
+        let nowhere = Arc::new(NoSource);
+        let ends = Ends {
+            source: nowhere.clone(),
+            inputs: nowhere,
+            sink: Arc::new(LocalSink),
+            results: None,
+            prefetcher: None,
+        };
         let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let limits = TreeLimits::default();
         let options = DirectoryCacheOptions { entries_max: 100, size_bytes_max: SIZE_BYTES_MAX, limits };
@@ -91,14 +100,10 @@ impl Bench {
             HardlinkMaterializer::new(&root, store.clone(), reaper, owner, io.clone()).unwrap();
         let worker = ActionRunner {
             store: store.clone(),
-            source: source.clone(),
-            inputs: source,
+            storage: Arc::new(ends),
             cache,
             materializer: Arc::new(materializer),
             runner: wrap(spawner),
-            sink: Arc::new(LocalSink),
-            results: None,
-            prefetcher: None,
             io,
             clock,
             options: ActionOptions { worker: "bench".to_owned(), ..ActionOptions::default() },
@@ -144,7 +149,7 @@ impl Bench {
             action: None,
             inline: Inline::default(),
             queued: SystemTime::now(),
-            request_metadata: reapi::RequestMetadata::default(),
+            requester: Requester::default(),
             progress,
             cancelled: cancelled.clone(),
         };

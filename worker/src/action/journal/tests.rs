@@ -41,7 +41,7 @@ fn assignment(queued: u64) -> (Assignment, watch::Receiver<Progress>) {
         action: None,
         inline: super::super::Inline::default(),
         queued: at(queued),
-        request_metadata: reapi::RequestMetadata::default(),
+        requester: super::super::Requester::default(),
         progress,
         cancelled: CancellationToken::new(),
     };

@@ -16,7 +16,7 @@ use super::call::{self, Fault};
 use super::lease::{self, Order};
 use super::session::{Call, Changes, Started};
 use super::{Running, Shared, State};
-use crate::action::{Assignment, Inline, Phase, Progress};
+use crate::action::{Assignment, Inline, Phase, Progress, Requester};
 use crate::connect::Backoff;
 use crate::status::Failure;
 
@@ -287,7 +287,7 @@ fn assign(operation: String, order: Order, now: SystemTime) -> (Assignment, Runn
         action: order.action,
         inline: Inline::default(),
         queued: now,
-        request_metadata: reapi::RequestMetadata::default(),
+        requester: Requester::default(),
         progress: sender,
         cancelled,
     };

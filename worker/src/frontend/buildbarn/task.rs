@@ -8,7 +8,8 @@ use longshore_proto::{protobuf, reapi, time};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::action::{Assignment, Inline, Progress};
+use crate::action::{Assignment, Inline, Progress, Requester, TraceContext};
+use crate::frontend::instance;
 use crate::frontend::reports::fitting;
 use crate::status::Failure;
 
@@ -20,12 +21,8 @@ pub(super) fn assignment(
     task: &desired_state::Executing,
     now: SystemTime,
 ) -> Result<(Assignment, watch::Receiver<Progress>), Failure> {
-    if !task.instance_name_suffix.is_empty() {
-        return Err(Failure::invalid(format!(
-            "instance_name: this worker serves the instance that it is configured for, and nothing below it ({:?})",
-            task.instance_name_suffix
-        )));
-    }
+    let instance_name_suffix = task.instance_name_suffix.clone();
+    instance::check(&instance_name_suffix)?;
     let wire = task.action_digest.as_ref();
     let function = match task.digest_function {
         0 => wire.and_then(|digest| DigestFunction::implied_by(digest.hash.len())),
@@ -43,7 +40,11 @@ pub(super) fn assignment(
         action: task.action.clone(),
         inline: Inline::default(),
         queued: task.queued_timestamp.as_ref().and_then(time::from_timestamp).unwrap_or(now),
-        request_metadata: request_metadata(&task.auxiliary_metadata),
+        requester: Requester {
+            instance_name_suffix,
+            metadata: request_metadata(&task.auxiliary_metadata),
+            trace_context: TraceContext::of(&task.w3c_trace_context),
+        },
         progress,
         cancelled: CancellationToken::new(),
     };

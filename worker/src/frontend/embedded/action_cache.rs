@@ -15,8 +15,9 @@ use tonic::{Code, Request, Response, Status};
 use super::digests::{digest, one};
 use super::inline::{self, Inline};
 use super::limits::{METADATA_BYTES_MAX, RESPONSE_BYTES_MAX};
+use super::output_paths;
 use super::references::{self, Unfit};
-use super::{instance, output_paths};
+use crate::frontend::instance;
 use crate::status::Failure;
 
 /// Results of actions, in the store.

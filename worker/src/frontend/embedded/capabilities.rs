@@ -8,8 +8,8 @@ use longshore_proto::reapi::capabilities_server::Capabilities;
 use longshore_proto::{reapi, semver};
 use tonic::{Request, Response, Status};
 
-use super::instance;
 use super::limits::BATCH_BYTES_MAX;
+use crate::frontend::instance;
 
 /// Answers `GetCapabilities`.
 #[derive(Clone, Debug)]

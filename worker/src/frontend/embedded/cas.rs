@@ -12,11 +12,12 @@ use longshore_proto::reapi;
 use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorage;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::batch;
 use super::digests::all;
 use super::limits::WALK_STATE_BYTES;
 use super::share::Share;
 use super::tree_pages::TreePages;
-use super::{batch, instance};
+use crate::frontend::instance;
 
 /// The `ContentAddressableStorage` service.
 #[derive(Clone, Debug)]

@@ -17,8 +17,9 @@ use super::limits::{METADATA_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::operation::{Operation, Request};
 use super::scheduler::{Scheduler, Submitted, Waiter};
 use super::share::Share;
-use super::{digests, inline, instance, request_metadata};
+use super::{digests, inline, request_metadata};
 use crate::action::{Inline, Progress};
+use crate::frontend::instance;
 use crate::status::Failure;
 
 /// A stream is not left silent for longer, so that proxies keep it open.

@@ -16,7 +16,6 @@ mod connections;
 mod digests;
 mod execution;
 mod inline;
-mod instance;
 mod limits;
 mod operation;
 mod output_paths;

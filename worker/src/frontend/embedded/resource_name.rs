@@ -3,7 +3,8 @@
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::reapi;
 
-use super::{digests, instance};
+use super::digests;
+use crate::frontend::instance;
 use crate::status::Failure;
 
 /// The longest resource name that is looked at, in bytes.

@@ -23,7 +23,7 @@ use self::history::Ending;
 use self::state::{GivenUp, State};
 use super::action_cache::ActionCache;
 use super::operation::{Execution, Operation, Request};
-use crate::action::{Assignment, Inline};
+use crate::action::{Assignment, Inline, Requester};
 use crate::frontend::WorkSource;
 use crate::status::Failure;
 
@@ -277,7 +277,7 @@ fn assignment(execution: &Execution) -> Assignment {
         action: None,
         inline: Inline::default(),
         queued: execution.queued,
-        request_metadata: execution.metadata.clone(),
+        requester: Requester { metadata: execution.metadata.clone(), ..Requester::default() },
         progress: execution.progress.clone(),
         cancelled: execution.cancelled.clone(),
     }

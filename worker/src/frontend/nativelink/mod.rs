@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{SchedulerOptions, WorkSource};
-use crate::action::{Assignment, Inline, Phase, Progress};
+use crate::action::{Assignment, Inline, Phase, Progress, Requester};
 use crate::connect::Pings;
 
 use reply::Reply;
@@ -158,7 +158,7 @@ impl Shared {
             // The scheduler passes digests on, and drops what is inline.
             inline: Inline::default(),
             queued: request.queued,
-            request_metadata: reapi::RequestMetadata::default(),
+            requester: Requester::default(),
             progress,
             cancelled,
         }

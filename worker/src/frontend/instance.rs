@@ -1,4 +1,4 @@
-//! Instance names: any valid one is served, with an action cache of its own over the one CAS.
+//! Instance names: what is one, whoever serves it.
 
 use crate::status::Failure;
 
