@@ -16,18 +16,19 @@ const CRATES: [(&str, &[&str]); 3] = [
 ];
 
 /// The rooms of `worker`, each with those that it may import. A room that is not named here fails the test.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("materialize", &[]),
     ("output", &[]),
     ("connect", &[]),
+    ("instance", &[]),
     ("packing", &[]),
     ("remote", &["connect", "packing"]),
     ("run", &[]),
     ("status", &["action", "materialize", "output", "run"]),
     ("action", &["materialize", "output", "remote", "run", "status"]),
-    ("frontend", &["action", "connect", "packing", "status"]),
+    ("frontend", &["action", "connect", "instance", "packing", "status"]),
     ("environment", &[]),
-    ("config", &["connect"]),
+    ("config", &["connect", "instance"]),
     ("cli", &["config", "frontend", "replay"]),
     ("replay", &["config", "connect", "environment", "remote", "signals", "status_line"]),
     ("status_line", &[]),

@@ -177,7 +177,7 @@ fn options_of(
             pings(scheduler.kind),
             clock.clone(),
         )?,
-        instance_name: scheduler.instance_name.clone(),
+        instance_name: scheduler.instance_name.0.clone(),
         worker_name: name.to_owned(),
         platform: scheduler.properties(),
         capacity: scheduler.capacity.map_or(machine.jobs, Jobs::get),

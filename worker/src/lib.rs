@@ -10,6 +10,7 @@ pub mod config;
 pub mod connect;
 pub mod environment;
 pub mod frontend;
+mod instance;
 mod machine;
 pub mod materialize;
 mod memory;

@@ -35,7 +35,7 @@ impl Remotes {
                 continue;
             }
             let options = RemoteOptions {
-                instance_name: cas.instance_name.clone().unwrap_or_default(),
+                instance_name: cas.instance_name.clone().unwrap_or_default().0,
                 tls: cas.tls.options(),
                 token_file: cas.token_file.clone(),
                 compression: cas.compression,

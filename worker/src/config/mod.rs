@@ -17,7 +17,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
 pub use machine::MachineOptions;
-pub use values::{Address, Jobs, Name, Size, Span, Values, Variable};
+pub use values::{Address, InstanceName, Jobs, Name, Size, Span, Values, Variable};
 
 use crate::connect::TlsOptions;
 
@@ -46,7 +46,7 @@ pub struct SchedulerConfig {
     pub endpoint: Spanned<Address>,
     /// The instance that this worker serves.
     #[serde(default)]
-    pub instance_name: String,
+    pub instance_name: InstanceName,
     /// How many actions it may give at once; as many as the worker runs, if it is not said.
     pub capacity: Option<Jobs>,
     /// What this worker says that it has.
@@ -90,7 +90,7 @@ pub struct CasConfig {
     /// Where it is.
     pub endpoint: Spanned<Address>,
     /// The instance; the scheduler's, if it is not said.
-    pub instance_name: Option<String>,
+    pub instance_name: Option<InstanceName>,
     /// Who is trusted.
     #[serde(default)]
     pub tls: TlsConfig,

@@ -18,7 +18,7 @@ fn what_is_not_said_has_a_default() {
     let scheduler = &config.schedulers[0];
     let cas = scheduler.cas();
     assert_eq!(cas.endpoint.get_ref().uri, "grpc://localhost:1");
-    assert_eq!((cas.instance_name.as_deref(), cas.compression), (Some(""), true));
+    assert_eq!((cas.instance_name, cas.compression), (Some(InstanceName::default()), true));
     assert_eq!(config.worker.log_bytes_max(), 1 << 30);
     assert!(scheduler.properties().is_empty());
 }
@@ -29,10 +29,8 @@ fn a_cas_of_its_own_takes_the_instance_alone_from_its_scheduler() {
         "{SCHEDULER}token_file = \"/token\"\ninstance_name = \"main\"\n[scheduler.cas]\nendpoint = \"unix:/cas\"\n"
     );
     let cas = Config::parse(&text).unwrap().schedulers[0].cas();
-    assert_eq!(
-        (cas.endpoint.get_ref().uri.as_str(), cas.instance_name.as_deref()),
-        ("unix:/cas", Some("main"))
-    );
+    let name = cas.instance_name.map(|name| name.0);
+    assert_eq!((cas.endpoint.get_ref().uri.as_str(), name.as_deref()), ("unix:/cas", Some("main")));
     // A token is for whom it was given to.
     assert_eq!(cas.token_file, None);
 }
@@ -48,7 +46,7 @@ fn a_property_may_have_several_values() {
 // Who makes a mistake is told where it is and what would be right.
 #[test]
 fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
-    let cases: [(&str, &[&str]); 18] = [
+    let cases: [(&str, &[&str]); 19] = [
         ("", &["FILE: there is no [[scheduler]]"]),
         ("[worker]\n\njob = 3\n", &["FILE, line 3", "unknown field `job`", "`jobs`"]),
         ("[worker]\njobs = 0\n", &["line 2", "from 1 to 65535"]),
@@ -62,6 +60,10 @@ fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
         ("x = 1\n", &["line 1", "unknown field `x`", "`worker`"]),
         ("[[scheduler]]\nkind = \"bots\"\n", &["line 1", "missing field `endpoint`"]),
         ("[[scheduler]]\nkind = \"cron\"\n", &["line 2", "unknown variant `cron`", "`bots`"]),
+        (
+            "[[scheduler]]\nkind = \"bots\"\ninstance_name = \"main/\"\n",
+            &["line 3", "\"main/\" has an empty segment"],
+        ),
         (
             "[[scheduler]]\nkind = \"bots\"\nendpoint = \"localhost:1\"\n",
             &["line 3", "grpc://HOST:PORT", "unix:PATH"],

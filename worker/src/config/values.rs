@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::connect::{self, Target};
+use crate::instance;
 
 /// A size such as `50GB` or `10GiB`: a number and a unit, of 1000 or of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +145,19 @@ impl FromStr for Name {
     }
 }
 
+/// The name of an instance (REAPI, `instance_name`); the empty one is one, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InstanceName(pub String);
+
+impl FromStr for InstanceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        instance::check(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// A server's address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
@@ -202,6 +216,7 @@ deserialize_from_text!(
     Span, "15m";
     Variable, "BAZEL_REMOTE_PLATFORM";
     Name, "worker-1";
+    InstanceName, "main";
     Address, "grpc://HOST:PORT"
 );
 
