@@ -8,8 +8,9 @@ use longshore_cas_store::source::BlobSource as _;
 use longshore_proto::{Message as _, reapi};
 use longshore_tests::cold::ColdWorker;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
+use longshore_tests::proxy::DelayingProxy;
 use longshore_worker::action::ResultSink;
-use longshore_worker::remote::{KnownStats, TraceContext};
+use longshore_worker::remote::{KnownStats, RemoteOptions, TraceContext};
 use tonic::Status;
 
 use super::{LARGE_BYTES, noise, options, sha};
@@ -43,6 +44,29 @@ async fn what_the_server_has_is_remembered() -> Result<()> {
     assert!(cas.blob(&sha(b"uploaded")).is_some());
     worker.remote.update_action_result(&action, result).await?;
     Ok(())
+}
+
+// A server that was started again has nothing, perhaps; and nothing may be asked of it meanwhile from which that is seen.
+#[tokio::test]
+async fn what_was_remembered_ends_with_the_connection() -> Result<()> {
+    let cas = FakeCas::start().await?;
+    let proxy = DelayingProxy::start(cas.uri().trim_start_matches("grpc://"), Duration::ZERO).await?;
+    let options = RemoteOptions { endpoint: format!("grpc://{}", proxy.address()), ..options(&cas) };
+    let worker = ColdWorker::hasty(&options).await?;
+    let pins = [worker.put("uploaded").await?];
+    worker.remote.upload(&pins).await?;
+    cas.evict(&sha(b"uploaded"));
+    proxy.cut();
+    let uploaded_again = async {
+        while cas.blob(&sha(b"uploaded")).is_none() {
+            worker.remote.upload(&pins).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_mins(1), uploaded_again)
+        .await
+        .context("it is believed to be there")?
 }
 
 // A write goes on where the server says that it stopped.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::TryFutureExt as _;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tower::Service as _;
 
@@ -36,12 +37,12 @@ const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 /// What may be under way on the connection: 50 ms at 10 Gbit/s.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
-/// A channel that connects when it is first used, and again whenever it must, which it counts.
+/// A channel that connects when it is first used, and again whenever it must. It counts when connections begin and end.
 pub(super) fn open(
     address: &str,
     options: &TlsOptions,
     pings: Pings,
-    connections: &Arc<AtomicU64>,
+    turns: &Arc<AtomicU64>,
 ) -> Result<Channel, ConnectError> {
     let wrong = |reason: String| ConnectError { what: format!("endpoint {address:?}"), reason };
     let Target { uri, is_secure } = target(address).map_err(&wrong)?;
@@ -57,20 +58,41 @@ pub(super) fn open(
         .keep_alive_while_idle(false)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    if address.starts_with("unix:") {
-        // tonic connects to sockets by itself; without packets there is less to gather.
-        return Ok(endpoint.connect_lazy());
+    let turns = turns.clone();
+    let counted = move || Turns::begin(turns.clone());
+    if let Some(path) = address.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path).to_owned();
+        let connect = tower::service_fn(move |_: Uri| {
+            let counted = counted.clone();
+            UnixStream::connect(path.clone())
+                .map_ok(move |stream| TokioIo::new(Gathered::holding(counted(), stream)))
+        });
+        return Ok(endpoint.connect_with_connector_lazy(connect));
     }
     let mut connector = connector();
-    let connections = connections.clone();
-    let gathering = tower::service_fn(move |uri| {
-        let connections = connections.clone();
-        connector.call(uri).map_ok(move |stream| {
-            connections.fetch_add(1, Ordering::Relaxed);
-            TokioIo::new(Gathered::new(stream.into_inner()))
-        })
+    let connect = tower::service_fn(move |uri| {
+        let counted = counted.clone();
+        connector
+            .call(uri)
+            .map_ok(move |stream| TokioIo::new(Gathered::holding(counted(), stream.into_inner())))
     });
-    Ok(endpoint.connect_with_connector_lazy(gathering))
+    Ok(endpoint.connect_with_connector_lazy(connect))
+}
+
+/// Counts that a connection has begun and, when it is dropped, that it has ended.
+struct Turns(Arc<AtomicU64>);
+
+impl Turns {
+    fn begin(turns: Arc<AtomicU64>) -> Self {
+        turns.fetch_add(1, Ordering::Relaxed);
+        Self(turns)
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// What makes connections of TCP.

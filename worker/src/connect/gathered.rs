@@ -16,10 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// What is gathered at most: more goes at once, and uncopied.
 const GATHERED_BYTES_MAX: usize = 16 << 10;
 
-/// A connection that gathers what is written to it.
+/// A connection that gathers what is written to it, and holds a `K` for as long as it lasts.
 #[derive(Debug)]
-pub struct Gathered<S: AsyncWrite + Unpin> {
+pub struct Gathered<S: AsyncWrite + Unpin, K: Unpin = ()> {
     stream: S,
+    _kept: K,
     /// What waits from `written` on.
     waiting: Vec<u8>,
     written: usize,
@@ -30,7 +31,14 @@ pub struct Gathered<S: AsyncWrite + Unpin> {
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     /// Gathers what is written to `stream`.
     pub fn new(stream: S) -> Self {
-        Self { stream, waiting: Vec::new(), written: 0, was_put_off: false }
+        Self::holding((), stream)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, K: Unpin> Gathered<S, K> {
+    /// Gathers what is written to `stream`, and drops `kept` with it.
+    pub fn holding(kept: K, stream: S) -> Self {
+        Self { stream, _kept: kept, waiting: Vec::new(), written: 0, was_put_off: false }
     }
 
     /// Writes what waits, and as much of `parts` as goes with it; how much of those that was.
@@ -65,7 +73,7 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Unpin> AsyncRead for Gathered<S, K> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -75,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+impl<S: AsyncWrite + Unpin, K: Unpin> AsyncWrite for Gathered<S, K> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
@@ -122,7 +130,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Drop for Gathered<S> {
+impl<S: AsyncWrite + Unpin, K: Unpin> Drop for Gathered<S, K> {
     /// Writes what still waits, if it goes at once: TLS says in its last words why it does not trust somebody.
     fn drop(&mut self) {
         let _ = self.poll_write_with(&mut Context::from_waker(Waker::noop()), &[]);

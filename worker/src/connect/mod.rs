@@ -54,7 +54,7 @@ pub struct ConnectError {
 pub struct Link {
     origin: Arc<str>,
     channel: Channel,
-    connections: Arc<AtomicU64>,
+    turns: Arc<AtomicU64>,
     token: Option<Arc<Token>>,
 }
 
@@ -69,11 +69,11 @@ impl Link {
         pings: Pings,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
-        let connections = Arc::default();
+        let turns = Arc::default();
         Ok(Self {
             origin: endpoint.into(),
-            channel: channel::open(endpoint, tls, pings, &connections)?,
-            connections,
+            channel: channel::open(endpoint, tls, pings, &turns)?,
+            turns,
             token: token_file.map(|path| Arc::new(Token::new(path, clock))),
         })
     }
@@ -88,9 +88,9 @@ impl Link {
         self.channel.clone()
     }
 
-    /// How many connections there have been, as far as they are counted: not those of Unix sockets.
-    pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
+    /// How often a connection has begun or ended: what was learnt of a server holds as long as that stays the same.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// The server has refused the token. Whether there is one, which may be another by the next request.

@@ -135,9 +135,9 @@ impl Caller {
         ByteStreamClient::new(self.way.write_link.channel())
     }
 
-    /// How many connections there have been to the server: behind a new one there may be another server.
-    pub(super) fn connections(&self) -> u64 {
-        self.way.link.connections()
+    /// How often a connection to the server has begun or ended: behind the next one there may be another server.
+    pub(super) fn turns(&self) -> u64 {
+        self.way.link.turns()
     }
 
     pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {

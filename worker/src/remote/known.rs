@@ -1,8 +1,9 @@
 //! A memory of what the server has, so that it is not asked again and nothing is sent twice.
 //!
-//! What was uploaded, found present or read is believed to be there for a while, as long as the connection lasts: behind a
-//! new one there may be a server that begins with nothing. Servers evict, so a memory can be wrong: whoever finds out says
-//! so ([`Known::forget`]), and it is counted.
+//! What was uploaded, found present or read is believed to be there for a short while, as long as the connection lasts:
+//! behind the next one there may be a server that begins with nothing. Servers evict, so a memory can be wrong: whoever
+//! finds out says so ([`Known::forget`]), and it is counted. But a result that names what is lost breaks somebody's build,
+//! and he has it run again at once, so the while has to be over by then: it is for what many actions have in common.
 //!
 //! *Locking*: the lock is held for changes in memory.
 
@@ -35,8 +36,8 @@ struct State {
     since: HashMap<Digest, SystemTime>,
     /// In the order of time; what was learnt again is in it again.
     order: VecDeque<(SystemTime, Digest)>,
-    /// The connection that it was learnt on, as they are counted.
-    connection: u64,
+    /// When it was learnt, as beginnings and ends of connections are counted.
+    turn: u64,
     stats: KnownStats,
 }
 
@@ -50,10 +51,10 @@ impl Known {
         &self,
         digests: impl IntoIterator<Item = &'d Digest>,
         now: SystemTime,
-        connection: u64,
+        turn: u64,
     ) {
         let mut state = self.state.lock();
-        state.connect(connection);
+        state.turn(turn);
         for digest in digests {
             state.since.insert(*digest, now);
             state.order.push_back((now, *digest));
@@ -62,9 +63,9 @@ impl Known {
     }
 
     /// Removes from `digests` what the server is known to have.
-    pub(super) fn sift(&self, digests: &mut Vec<Digest>, now: SystemTime, connection: u64) {
+    pub(super) fn sift(&self, digests: &mut Vec<Digest>, now: SystemTime, turn: u64) {
         let mut state = self.state.lock();
-        state.connect(connection);
+        state.turn(turn);
         state.purge(now, self.age_max);
         let before = digests.len();
         digests.retain(|digest| !state.since.contains_key(digest));
@@ -99,8 +100,8 @@ impl Known {
 }
 
 impl State {
-    fn connect(&mut self, connection: u64) {
-        if std::mem::replace(&mut self.connection, connection) != connection {
+    fn turn(&mut self, turn: u64) {
+        if std::mem::replace(&mut self.turn, turn) != turn {
             self.clear();
         }
     }

@@ -158,7 +158,7 @@ impl Remote {
 
     /// Remembers that the server has these.
     fn learn<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) {
-        self.shared.known.learn(digests, self.caller.clock().now(), self.caller.connections());
+        self.shared.known.learn(digests, self.caller.clock().now(), self.caller.turns());
     }
 
     /// Takes back what was remembered of the server: it turned out not to have these.

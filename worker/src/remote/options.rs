@@ -44,7 +44,7 @@ impl RemoteOptions {
             compression: true,
             requests_in_flight_max: 64,
             outage_max: Duration::from_mins(10),
-            known_age_max: Duration::from_mins(10),
+            known_age_max: Duration::from_secs(10),
         }
     }
 }

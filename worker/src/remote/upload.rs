@@ -30,7 +30,7 @@ impl Remote {
             .collect();
         let mut unknown: Vec<_> = pins.keys().copied().collect();
         unknown.sort_unstable();
-        self.shared.known.sift(&mut unknown, self.caller.clock().now(), self.caller.connections());
+        self.shared.known.sift(&mut unknown, self.caller.clock().now(), self.caller.turns());
         if unknown.is_empty() {
             return Ok(());
         }

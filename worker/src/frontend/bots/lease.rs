@@ -78,7 +78,8 @@ pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
         value: result.encode_to_vec(),
     };
     let may_be_retried = RETRIED.contains(&code);
-    let result = response.result.filter(|_| !may_be_retried).map(pack);
+    // Also beside an error that is tried again: once it is not any more, the client would read an exit code of 0.
+    let result = response.result.map(pack);
     // This bot may be the next one that is tried.
     let pause = if may_be_retried { retry_pause(&status) } else { Duration::ZERO };
     let lease = bots::Lease {
@@ -176,10 +177,8 @@ mod tests {
         ] {
             let report = outcome(code, true);
             let is_held_back = !report.pause.is_zero();
-            assert_eq!(
-                [report.may_be_retried, report.lease.result.is_none(), is_held_back],
-                [may_be_retried; 3]
-            );
+            assert_eq!([report.may_be_retried, is_held_back], [may_be_retried; 2]);
+            assert!(report.lease.result.is_some(), "without one, the exit code is 0");
             assert_eq!(report.lease.state(), LeaseState::Completed);
         }
     }
