@@ -9,6 +9,7 @@ use longshore_proto::{Message as _, protobuf, reapi, rpc};
 use tonic::Code;
 
 use super::session::Report;
+use crate::action::EXIT_CODE_NONE;
 use crate::frontend::reports::{fitting, retry_pause};
 use crate::status::Failure;
 
@@ -78,14 +79,15 @@ pub(super) fn report(response: reapi::ExecuteResponse) -> Report {
         value: result.encode_to_vec(),
     };
     let may_be_retried = RETRIED.contains(&code);
-    // Also beside an error that is tried again: once it is not any more, the client would read an exit code of 0.
-    let result = response.result.map(pack);
+    // Also beside an error, and one that is tried again: where the client is told of it, no result reads as exit code 0.
+    let none = || reapi::ActionResult { exit_code: EXIT_CODE_NONE, ..Default::default() };
+    let result = pack(response.result.unwrap_or_else(none));
     // This bot may be the next one that is tried.
     let pause = if may_be_retried { retry_pause(&status) } else { Duration::ZERO };
     let lease = bots::Lease {
         state: LeaseState::Completed.into(),
         status: Some(status),
-        result,
+        result: Some(result),
         ..Default::default()
     };
     Report { lease, may_be_retried, pause }
@@ -156,6 +158,14 @@ mod tests {
         report(reapi::ExecuteResponse { status: Some(status), result, ..Default::default() })
     }
 
+    // What is no result, the server's client reads as exit code 0.
+    #[test]
+    fn whatever_failed_has_an_exit_code_that_is_none() {
+        let report = refusal(&Failure::invalid("no Action"));
+        let result = reapi::ActionResult::decode(report.lease.result.unwrap().value.as_slice()).unwrap();
+        assert_eq!(result.exit_code, EXIT_CODE_NONE);
+    }
+
     // An OK without a result would put an empty one into the server's action cache.
     #[test]
     fn ok_has_a_result_or_is_none() {
@@ -178,7 +188,6 @@ mod tests {
             let report = outcome(code, true);
             let is_held_back = !report.pause.is_zero();
             assert_eq!([report.may_be_retried, is_held_back], [may_be_retried; 2]);
-            assert!(report.lease.result.is_some(), "without one, the exit code is 0");
             assert_eq!(report.lease.state(), LeaseState::Completed);
         }
     }
