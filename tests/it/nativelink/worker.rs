@@ -11,6 +11,7 @@ use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_proto::nativelink::update_for_scheduler::Update as Heard;
 use longshore_proto::reapi;
 use longshore_tests::action::TestAction;
+use longshore_tests::client::Client;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
 use longshore_tests::fake_nativelink::{Ended, FakeNativeLink};
 use longshore_tests::longshore::{Longshore, new_home};
@@ -211,6 +212,34 @@ async fn a_kill_is_heard_while_the_result_is_written() -> Result<()> {
     ensure!(matches!(ended, Ended::Killed), "{ended:?}");
     let response = cluster.run("b", &TestAction::shell("exit 3")).await?;
     assert_eq!(response.result.map(|result| result.exit_code), Some(3), "the slot is free");
+    no_mistakes(&cluster.scheduler)
+}
+
+// While the stream was lost, another worker has run it, and clients have that result.
+#[tokio::test]
+async fn a_result_that_others_were_given_is_not_replaced() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let path = cluster.worker.home().path().join("gate");
+    fifo(&path)?;
+    let action =
+        cluster.submit("a", &TestAction::shell(&format!("read word < '{}'; echo $word", path.display())));
+    cluster.runs("sh").await?;
+    cluster.scheduler.set_closed(true);
+    cluster.scheduler.lose();
+    cluster.scheduler.refused(1).await;
+    let given = reapi::ActionResult { stdout_raw: b"given".to_vec(), ..Default::default() };
+    let request = reapi::UpdateActionResultRequest {
+        action_digest: Some(action.to_wire()),
+        action_result: Some(given.clone()),
+        ..Default::default()
+    };
+    let client = Client::connect(&cluster.cas.uri().replace("grpc://", "http://")).await?;
+    client.action_cache().update_action_result(request).await?;
+    open(&path, "another").await?;
+    cluster.cas.arrived(Method::GetActionResult, 1).await;
+    cluster.scheduler.set_closed(false);
+    assert_eq!(code(&cluster.response("a").await?), Code::Ok);
+    assert_eq!(cluster.cas.result(&action), Some(given));
     no_mistakes(&cluster.scheduler)
 }
 

@@ -21,6 +21,8 @@ mod sink;
 mod storage;
 mod uploaded;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use longshore_cas_store::digest::Digest;
@@ -54,6 +56,9 @@ pub struct Assignment {
     pub progress: watch::Sender<Progress>,
     /// Fires when nobody wants the result any more.
     pub cancelled: CancellationToken,
+    /// Whether the scheduler has lost sight of it, and may have had it run elsewhere. It may still come to want this result;
+    /// but one that others were given must not be replaced by it.
+    pub is_orphan: Arc<AtomicBool>,
 }
 
 impl Assignment {

@@ -1,6 +1,7 @@
 //! What every action of this worker shares, and the walk through the phases.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longshore_cas_store::blob::BlobStore;
@@ -132,13 +133,15 @@ impl ActionRunner {
     pub async fn execute(&self, assignment: Assignment) -> Executed {
         let mut journal = Journal::open(&assignment, &self.options.worker, self.clock.clone());
         let (action, cancelled) = (assignment.action_digest, assignment.cancelled.clone());
+        let is_orphan = assignment.is_orphan.clone();
         let ends = self.storage.on_behalf_of(&assignment.requester);
         let outcome = self.live(assignment, &ends, &mut journal).await;
         let may_cache = journal.is_cacheable();
         let executed = end(journal, outcome);
         if let Some(results) = ends.results.as_ref().filter(|_| may_cache) {
             // The client has waited for the action, not for the cache.
-            let published = timeout(PUBLISH_TIME_MAX, publish(results.as_ref(), &action, &executed));
+            let results = results.as_ref();
+            let published = timeout(PUBLISH_TIME_MAX, publish(results, &action, &executed, &is_orphan));
             if let Some(Err(_)) = cancelled.run_until_cancelled(published).await {
                 tracing::warn!("the result is not cached: the action cache does not answer");
             }
@@ -160,13 +163,20 @@ impl ActionRunner {
 }
 
 /// Writes a result that others may be given: of a command that succeeded.
-async fn publish(results: &dyn ResultSink, action: &Digest, executed: &Executed) {
+async fn publish(results: &dyn ResultSink, action: &Digest, executed: &Executed, is_orphan: &AtomicBool) {
     let Executed { response, leftovers } = executed;
     let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
     let Some(result) = response.result.as_ref().filter(|result| is_ok && result.exit_code == 0) else {
         return;
     };
-    if let Err(error) = results.put(action, result.clone(), leftovers.pins()).await {
+    let put = async {
+        if is_orphan.load(Ordering::Relaxed) && results.has(action).await? {
+            tracing::info!("the result is not cached: there is one from elsewhere");
+            return Ok(());
+        }
+        results.put(action, result.clone(), leftovers.pins()).await
+    };
+    if let Err(error) = put.await {
         // The client gets its result all the same; only the next one has to run it again.
         tracing::warn!("cannot cache the result: {error}");
     }

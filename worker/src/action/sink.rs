@@ -16,6 +16,9 @@ pub trait OutputSink: Send + Sync + 'static {
 
 /// The action cache that clients look into, where it is the worker that writes it.
 pub trait ResultSink: Send + Sync + 'static {
+    /// Whether it has a result of `action`.
+    fn has<'a>(&'a self, action: &'a Digest) -> BoxFuture<'a, Result<bool, UploadError>>;
+
     /// Writes the result of `action`, whose `outputs` were uploaded; they are uploaded again if they turn out to be lost.
     fn put<'a>(
         &'a self,
@@ -64,6 +67,10 @@ impl OutputSink for Remote {
 }
 
 impl ResultSink for Remote {
+    fn has<'a>(&'a self, action: &'a Digest) -> BoxFuture<'a, Result<bool, UploadError>> {
+        Box::pin(async move { Ok(self.get_action_result(action).await?.is_some()) })
+    }
+
     fn put<'a>(
         &'a self,
         action: &'a Digest,

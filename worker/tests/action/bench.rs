@@ -152,6 +152,7 @@ impl Bench {
             requester: Requester::default(),
             progress,
             cancelled: cancelled.clone(),
+            is_orphan: Arc::default(),
         };
         (assignment, Handle { progress: watcher, cancelled })
     }

@@ -44,6 +44,7 @@ fn assignment(queued: u64) -> (Assignment, watch::Receiver<Progress>) {
         requester: super::super::Requester::default(),
         progress,
         cancelled: CancellationToken::new(),
+        is_orphan: Arc::default(),
     };
     (assignment, watcher)
 }

@@ -290,6 +290,7 @@ fn assign(operation: String, order: Order, now: SystemTime) -> (Assignment, Runn
         requester: Requester::default(),
         progress: sender,
         cancelled,
+        is_orphan: Arc::default(),
     };
     (assignment, running)
 }

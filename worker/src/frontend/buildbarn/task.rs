@@ -1,5 +1,6 @@
 //! One task of Buildbarn's: read from the scheduler's message, and packed into the worker's answer.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use longshore_cas_store::digest::{Digest, DigestFunction};
@@ -47,6 +48,7 @@ pub(super) fn assignment(
         },
         progress,
         cancelled: CancellationToken::new(),
+        is_orphan: Arc::default(),
     };
     Ok((assignment, seen))
 }

@@ -280,6 +280,7 @@ fn assignment(execution: &Execution) -> Assignment {
         requester: Requester { metadata: execution.metadata.clone(), ..Requester::default() },
         progress: execution.progress.clone(),
         cancelled: execution.cancelled.clone(),
+        is_orphan: Arc::default(),
     }
 }
 

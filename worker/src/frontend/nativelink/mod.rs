@@ -148,7 +148,7 @@ impl Shared {
     }
 
     fn assign(self: &Arc<Self>, taken: Taken) -> Assignment {
-        let Taken { name, request, cancelled } = taken;
+        let Taken { name, request, cancelled, is_orphan } = taken;
         let (progress, watcher) = watch::channel(Progress::default());
         tokio::spawn(tell_when_run(self.clone(), name.clone(), watcher));
         Assignment {
@@ -161,6 +161,7 @@ impl Shared {
             requester: Requester::default(),
             progress,
             cancelled,
+            is_orphan,
         }
     }
 }

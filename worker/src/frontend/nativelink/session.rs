@@ -13,6 +13,8 @@
 //! The module does not know how messages travel. Times are passed in.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use longshore_cas_store::digest::{Digest, DigestFunction};
@@ -60,8 +62,8 @@ impl Request {
 struct Task {
     request: Request,
     cancelled: CancellationToken,
-    /// Whether the scheduler waits for it on this stream.
-    is_held: bool,
+    /// Whether the scheduler does not wait for it, since the stream is another one.
+    is_orphan: Arc<AtomicBool>,
     /// Asked for anew while a run that was killed is still ending.
     again: Option<Request>,
     /// Whether its command has ended.
@@ -71,7 +73,12 @@ struct Task {
 impl Task {
     fn new(request: Request) -> Self {
         let cancelled = CancellationToken::new();
-        Self { request, cancelled, is_held: true, again: None, has_run: false }
+        Self { request, cancelled, is_orphan: Arc::default(), again: None, has_run: false }
+    }
+
+    /// Whether the scheduler waits for it on this stream.
+    fn is_held(&self) -> bool {
+        !self.is_orphan.load(Ordering::Relaxed)
     }
 }
 
@@ -116,6 +123,7 @@ pub(super) struct Taken {
     pub(super) name: String,
     pub(super) request: Request,
     pub(super) cancelled: CancellationToken,
+    pub(super) is_orphan: Arc<AtomicBool>,
 }
 
 /// The state of one worker towards one scheduler.
@@ -147,7 +155,7 @@ impl Session {
             self.tasks.remove(&name);
         }
         for task in self.tasks.values_mut() {
-            task.is_held = false;
+            task.is_orphan.store(true, Ordering::Relaxed);
             task.again = None;
         }
         self.forget_delivered(now);
@@ -178,7 +186,7 @@ impl Session {
 
     /// The scheduler does not want a result any more, but wants to hear of the end.
     pub(super) fn kill(&mut self, operation: &str) {
-        let mut held = self.tasks.iter_mut().filter(|(_, task)| task.is_held);
+        let mut held = self.tasks.iter_mut().filter(|(_, task)| task.is_held());
         let Some((name, task)) = held.find(|(_, task)| task.request.operation == operation) else { return };
         task.again = None;
         task.cancelled.cancel();
@@ -193,8 +201,9 @@ impl Session {
     /// The next task for a slot.
     pub(super) fn take(&mut self) -> Option<Taken> {
         let name = self.queue.pop_front()?;
-        let Task { request, cancelled, .. } = &self.tasks[&name];
-        Some(Taken { request: request.clone(), cancelled: cancelled.clone(), name })
+        let Task { request, cancelled, is_orphan, .. } = &self.tasks[&name];
+        let (request, cancelled, is_orphan) = (request.clone(), cancelled.clone(), is_orphan.clone());
+        Some(Taken { name, request, cancelled, is_orphan })
     }
 
     /// Whether tasks wait for a slot.
@@ -211,7 +220,7 @@ impl Session {
     pub(super) fn ran(&mut self, name: &str) {
         let Some(task) = self.tasks.get_mut(name) else { return };
         task.has_run = true;
-        if task.is_held {
+        if task.is_held() {
             let operation_id = task.request.operation.clone();
             self.outbox.push_back(Update::ExecuteComplete(ExecuteComplete { operation_id }));
         }
@@ -224,7 +233,8 @@ impl Session {
             self.queue(request);
             return;
         }
-        let Task { request, is_held, cancelled, .. } = task;
+        let is_held = task.is_held();
+        let Task { request, cancelled, .. } = task;
         let Reply { outcome, is_final, .. } = reply;
         match (is_held, is_final) {
             (true, _) if cancelled.is_cancelled() => self.answer(request, reply::killed()),
@@ -271,7 +281,7 @@ impl Session {
         }
         if time >= CLAIM_TIME_MAX {
             self.kept.retain(Kept::is_sent);
-            for task in self.tasks.values().filter(|task| !task.is_held) {
+            for task in self.tasks.values().filter(|task| !task.is_held()) {
                 task.cancelled.cancel();
             }
         }
@@ -286,7 +296,7 @@ impl Session {
     fn task_for(&self, request: &Request) -> Option<String> {
         let named = |(_, task): &(&String, &Task)| task.request.operation == request.operation;
         let orphaned = |(_, task): &(&String, &Task)| {
-            !task.is_held && !task.cancelled.is_cancelled() && request.is_answered_by(&task.request)
+            !task.is_held() && !task.cancelled.is_cancelled() && request.is_answered_by(&task.request)
         };
         let found = self.tasks.iter().find(named).or_else(|| self.tasks.iter().find(orphaned));
         found.map(|(name, _)| name.clone())
@@ -295,7 +305,7 @@ impl Session {
     /// The scheduler waits for a task, maybe under another operation id than before.
     fn claim(&mut self, name: &str, request: Request) {
         let task = self.tasks.get_mut(name).expect("the caller has found it");
-        let was_held = std::mem::replace(&mut task.is_held, true);
+        let was_held = !task.is_orphan.swap(false, Ordering::Relaxed);
         if task.cancelled.is_cancelled() {
             // What is ending was killed, and is no answer to whoever asks now.
             task.again = Some(request);
@@ -324,7 +334,7 @@ impl Session {
     /// Gives an operation back. While others of this worker run, the scheduler then leaves it alone until one ends; without
     /// others it would send the same operation again at once, without end, so that it is left to go with the stream.
     fn decline(&mut self, request: Request) {
-        if self.tasks.values().any(|task| task.is_held) {
+        if self.tasks.values().any(Task::is_held) {
             self.answer(request, reply::declined());
         }
     }
