@@ -11,8 +11,9 @@ use longshore_proto::{longrunning, reapi};
 use longshore_tests::action::TestAction;
 use longshore_tests::client::{Client, finished};
 use longshore_tests::longshore::{Launch, Longshore, new_home, run_to_end};
-use longshore_tests::process::{fifo, ignores};
-use nix::sys::signal::Signal;
+use longshore_tests::process::{fifo, ignores, spawn_helper};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::task::spawn_blocking;
 use tonic::Code;
 
@@ -241,6 +242,31 @@ async fn a_second_signal_stops_what_runs() -> Result<()> {
     let response = running.await??;
     assert_eq!(response.status.context("no status")?.code, i32::from(Code::Unavailable));
     assert!(longshore.ended().await?.success());
+    Ok(())
+}
+
+// Without its helper it can start nothing more, and only a new one can: what runs still gets its result, and then
+// longshore ends, and says why.
+#[tokio::test]
+async fn it_ends_by_itself_without_its_helper() -> Result<()> {
+    let longshore = Longshore::start().await?;
+    let client = longshore.client().await?;
+    let folder = new_home()?;
+    let (started, go) = (folder.path().join("started"), folder.path().join("go"));
+    fifo(&started)?;
+    fifo(&go)?;
+    let script = format!("echo up > {}; read line < {}", started.display(), go.display());
+    let action = TestAction::shell(&script);
+    let running = tokio::spawn(async move { client.run(&action).await });
+    spawn_blocking(move || std::fs::read(started)).await??;
+
+    kill(Pid::from_raw(spawn_helper(longshore.pid())?.cast_signed()), Signal::SIGKILL)?;
+    longshore.prints(&["ERROR", "helper process", "SIGKILL"]).await?;
+    spawn_blocking(move || std::fs::write(go, "\n")).await??;
+    result_of(&running.await??, 0)?;
+    longshore.prints(&["longshore: stopped", "helper process", "SIGKILL"]).await?;
+    let status = longshore.ended().await?;
+    assert_eq!(status.code(), Some(1), "{status}");
     Ok(())
 }
 

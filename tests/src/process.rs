@@ -74,6 +74,12 @@ pub fn foreign_descendants(pid: u32) -> Result<Vec<String>> {
     Ok(names.map(|name| name.trim().to_owned()).filter(|name| !name.starts_with("longshore")).collect())
 }
 
+/// The process that a longshore starts actions with.
+pub fn spawn_helper(pid: u32) -> Result<u32> {
+    let is_it = |child: &u32| proc_file(*child, "comm").is_ok_and(|name| name.trim() == "longshore-spawn");
+    descendants(pid)?.into_iter().find(is_it).context("the helper")
+}
+
 /// Whether a process ignores a signal (proc(5), `SigIgn`: a bit for each signal from 1 on).
 pub fn ignores(pid: u32, signal: Signal) -> Result<bool> {
     let status = proc_file(pid, "status")?;

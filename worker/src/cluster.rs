@@ -76,7 +76,7 @@ fn own_name(claimed: &Claimed) -> anyhow::Result<String> {
     Ok(format!("{}-{id}", host_name()))
 }
 
-/// Runs until a signal stops it.
+/// Runs until a signal stops it, or fails once the helper process has ended, having stopped as well as it can.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { schedulers, name, claimed } = prepared;
     let machine = Machine::open(claimed).await?;
@@ -109,12 +109,13 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let giving_back = tokio::spawn(give_back(is_idle, environment.io.clone(), environment.clock.clone()));
 
     let mut signals = Signals::new()?;
-    signals.next().await;
+    let stopped = machine.until_stop(&mut signals).await;
     finish(&sources, pumps, &slots, &mut signals, machine.options.drain_time()).await;
     status_line.stop();
     giving_back.abort();
     drop((sources, remotes));
-    machine.close().await
+    machine.close().await?;
+    stopped
 }
 
 /// Serves a scheduler until it has nothing left here, and leaves it at once: until others' actions end it may take long,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use longshore_cas_store::blob::{BlobStore, Recovered, StoreOptions};
 use longshore_cas_store::io::Environment;
 use longshore_cas_store::reap::Reaper;
@@ -21,6 +21,7 @@ use crate::config::MachineOptions;
 use crate::environment::{OpenFiles, Threads, cores, environment};
 use crate::materialize::{HardlinkMaterializer, Materializer};
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
+use crate::signals::Signals;
 use crate::status_line::size;
 
 /// Input trees that stay on the disk when no action uses them.
@@ -171,6 +172,18 @@ impl Machine {
             files.connections_max,
             files.limit
         )
+    }
+
+    /// Waits until longshore has to stop: somebody asks for it, or, as an error, no action can be started any more.
+    pub(crate) async fn until_stop(&self, signals: &mut Signals) -> anyhow::Result<()> {
+        let ended = tokio::select! {
+            () = signals.next() => return Ok(()),
+            ended = self.spawner.helper_ended() => ended.context("cannot wait for the helper process")?,
+        };
+        tracing::error!(
+            "the helper process has ended: {ended}; no action can be started, so longshore stops"
+        );
+        bail!("stopped because the helper process had ended: {ended}");
     }
 
     /// Leaves everything as the next one wants to find it. Whoever holds a part of it has let it go.

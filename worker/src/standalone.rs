@@ -49,7 +49,7 @@ pub fn prepare(args: StandaloneArgs) -> anyhow::Result<Prepared> {
     Ok(Prepared { listen, any_platform, claimed: Claimed::claim(machine)? })
 }
 
-/// Runs until a signal stops it.
+/// Runs until a signal stops it, or fails once the helper process has ended, having stopped as well as it can.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { listen, any_platform, claimed } = prepared;
     let machine = Machine::open(claimed).await?;
@@ -89,7 +89,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let giving_back = tokio::spawn(give_back(is_idle, environment.io.clone(), environment.clock.clone()));
     let work = tokio::spawn(pump(scheduler.clone(), worker, machine.jobs, Slots::new(machine.jobs)));
 
-    signals.next().await;
+    let stopped = machine.until_stop(&mut signals).await;
     embedded.drain().await;
     finish(work, &mut signals, &scheduler, machine.options.drain_time()).await?;
     status_line.stop();
@@ -101,7 +101,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     if let Endpoint::Unix(path) = &endpoint {
         let _ = std::fs::remove_file(path);
     }
-    Ok(())
+    stopped
 }
 
 /// Lets running actions end, unless somebody is in a hurry.

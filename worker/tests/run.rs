@@ -386,3 +386,14 @@ async fn another_user_reaches_work_behind_a_closed_folder() {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&*folder.path().to_string_lossy()), "no mount is left behind");
 }
+
+// It is no fault of the action: it can be started elsewhere.
+#[tokio::test]
+async fn a_command_that_no_helper_is_left_for_is_lost() {
+    let harness = Harness::new();
+    let helper = Pid::from_raw(harness.spawner.helper_pid().cast_signed());
+    kill(helper, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(harness.spawner.helper_ended().await.unwrap(), "SIGKILL killed it");
+    let outcome = harness.sh("true").await.outcome;
+    assert!(matches!(outcome, Err(RunError::Lost(_))), "{outcome:?}");
+}

@@ -15,10 +15,11 @@ use longshore_tests::client::Client;
 use longshore_tests::fake_cas::{FakeCas, Fault, Method};
 use longshore_tests::fake_nativelink::{Ended, FakeNativeLink};
 use longshore_tests::longshore::{Longshore, new_home};
-use longshore_tests::process::{fifo, foreign_descendants};
+use longshore_tests::process::{fifo, foreign_descendants, spawn_helper};
 use longshore_tests::tree::InputTree;
 use longshore_tests::wait::eventually;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::task::spawn_blocking;
 use tonic::{Code, Status};
 
@@ -281,6 +282,20 @@ async fn a_worker_that_is_asked_to_stop_delivers_and_leaves() -> Result<()> {
     let status = worker.ended().await?;
     ensure!(status.success(), "{status}");
     assert!(matches!(scheduler.heard().last(), Some((_, Heard::GoingAwayRequest(_)))));
+    no_mistakes(&scheduler)
+}
+
+// A worker that can start nothing more would fail every action that it is given: it takes its leave, and says why.
+#[tokio::test]
+async fn a_worker_without_its_helper_leaves() -> Result<()> {
+    let Cluster { scheduler, worker, cas: _cas } = Cluster::start().await?;
+    scheduler.registered(1).await;
+    kill(Pid::from_raw(spawn_helper(worker.pid())?.cast_signed()), Signal::SIGKILL)?;
+    scheduler.deserted().await;
+    assert!(matches!(scheduler.heard().last(), Some((_, Heard::GoingAwayRequest(_)))));
+    worker.prints(&["longshore: stopped", "helper process", "SIGKILL"]).await?;
+    let status = worker.ended().await?;
+    assert_eq!(status.code(), Some(1), "{status}");
     no_mistakes(&scheduler)
 }
 

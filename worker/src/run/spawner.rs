@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,13 +14,17 @@ use longshore_cas_store::dir::Owner;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::helper::{HELPER_ARGUMENT, READY};
 use super::identity::Identity;
 use super::idle::{DEFAULT_IDLE_MAX, Idle, KeeperSocket};
+use super::keeper::ORDER_FDS;
 use super::wire::{REPORT_BYTES, Report, Spec, Stage};
 use super::{RunError, RunOutcome, RunSpec, Runner, passing};
 
@@ -88,28 +92,49 @@ impl Spawner {
         self.helper.id()
     }
 
+    /// Waits until the helper has ended, and tells how: no new keeper can be had any more.
+    pub async fn helper_ended(&self) -> std::io::Result<String> {
+        let helper = Pid::from_raw(self.helper.id().cast_signed());
+        // It is left to `drop` to reap it.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        let mut children = signal(SignalKind::child())?;
+        loop {
+            match waitid(Id::Pid(helper), flags)? {
+                WaitStatus::Exited(_, code) => return Ok(format!("it exited with code {code}")),
+                WaitStatus::Signaled(_, signal, _) => return Ok(format!("{signal} killed it")),
+                _ => children.recv().await,
+            };
+        }
+    }
+
     /// Hands a command to a keeper; the answer comes on the socket that is returned.
-    fn submit(&self, spec: &Spec, stdout: &File, stderr: &File) -> Result<UnixStream, (Stage, Errno)> {
-        let at = |errno| (Stage::Prepare, errno);
+    fn submit(&self, spec: &Spec, stdout: &File, stderr: &File) -> Result<UnixStream, RunError> {
+        let at = |errno| start_error(spec, Stage::Prepare, errno);
         let memory = memfd_create("longshore-spec", MFdFlags::MFD_CLOEXEC).map_err(at)?;
         let mut memory = File::from(memory);
         memory.write_all(&spec.encode()).map_err(|error| at(errno_of(&error)))?;
-        let keeper = self.order(&memory, stdout, stderr).map_err(at)?;
+        let order = [memory.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let keeper = match self.order_idle(&order) {
+            Some(keeper) => keeper,
+            None => self.order_new(&order).map_err(|errno| match errno {
+                Errno::EPIPE | Errno::ECONNRESET => RunError::Lost("the helper process has ended".to_owned()),
+                errno => at(errno),
+            })?,
+        };
         UnixStream::from_std(keeper).map_err(|error| at(errno_of(&error)))
     }
 
-    /// Gives the order to an idle keeper, or a new one.
-    fn order(&self, spec: &File, stdout: &File, stderr: &File) -> nix::Result<KeeperSocket> {
-        let order = [spec.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        while let Some(keeper) = self.idle.take() {
-            // One that was killed meanwhile takes no orders.
-            if passing::send(&keeper, &order).is_ok() {
-                return Ok(keeper);
-            }
-        }
+    /// Gives the order to an idle keeper, if there is one.
+    fn order_idle(&self, order: &[BorrowedFd<'_>; ORDER_FDS]) -> Option<KeeperSocket> {
+        // One that was killed meanwhile takes no orders.
+        std::iter::from_fn(|| self.idle.take()).find(|keeper| passing::send(keeper, order).is_ok())
+    }
+
+    /// Has the helper fork a keeper for the order.
+    fn order_new(&self, order: &[BorrowedFd<'_>; ORDER_FDS]) -> nix::Result<KeeperSocket> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
-        let [spec, stdout, stderr] = order;
+        let &[spec, stdout, stderr] = order;
         // The helper reads at once, so this does not wait for long even when its queue is full.
         passing::send(&self.socket, &[theirs.as_fd(), spec, stdout, stderr])?;
         let ours = KeeperSocket::from(ours);
@@ -139,7 +164,7 @@ impl Runner for Spawner {
             let submitted = self.submit(&spec, &stdout, &stderr);
             // Only the command may hold them now: their end is the end of writing.
             drop((stdout, stderr));
-            let mut socket = submitted.map_err(|(stage, errno)| start_error(&spec, stage, errno))?;
+            let mut socket = submitted?;
             let (bytes, was_cancelled) = await_report(&mut socket, cancelled).await;
             let report = Report::decode(&bytes);
             if report.is_some() && !was_cancelled {
