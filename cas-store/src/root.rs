@@ -2,7 +2,8 @@
 //!
 //! Invariants: the lock is taken before anything in the folder is looked at or changed; a folder that holds
 //! something else is refused, not moved into; what a crash of the machine may have torn is never called
-//! trusted, not even if the verification that follows is itself killed.
+//! trusted, not even if the verification that follows is itself killed; whatever the umask, nobody else can change
+//! what lies here, nor open the files that say what it is.
 //!
 //! *Locking*: an exclusive `flock` on `lock`, held by the descriptor and so by the process; it ends with it,
 //! however it ends.
@@ -11,7 +12,9 @@
 //! the machine can: `clean` says that everything was written back, and is removed durably before anything
 //! is written; `boot` says since which boot everything was written or verified.
 
-use std::io::Write;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -32,8 +35,12 @@ const CLEAN_FILE: &str = "clean";
 /// Where the kernel says which boot this is.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Passable by everybody: the way to what an action reads leads through it.
+/// Passable by everybody: the way to what an action reads leads through it, and through new folders above it.
 const ROOT_MODE: u32 = 0o755;
+/// What others than the owner must not have: they could replace whatever lies here.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Files that say what lies here. Whoever can open the lock can hold it, so nobody else can.
+const FILE_MODE: u32 = 0o600;
 
 /// The rooms and their modes. Actions may pass through those that hold their files, and list none.
 const FOLDERS: [(&str, u32); 7] = [
@@ -54,7 +61,7 @@ pub struct StoreRoot {
     path: PathBuf,
     dir: OsDir,
     trust: Trust,
-    _lock: Flock<std::fs::File>,
+    _lock: Flock<File>,
 }
 
 /// What the last owner left behind.
@@ -105,29 +112,30 @@ pub enum RootError {
 impl StoreRoot {
     /// Creates the folder if need be, and takes it for this process.
     pub fn claim(path: &Path) -> Result<Self, RootError> {
+        let mut folders = DirBuilder::new();
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).at(Op::MakeDir, parent)?;
+            folders.recursive(true).mode(ROOT_MODE).create(parent).at(Op::MakeDir, parent)?;
         }
-        let created = match std::fs::create_dir(path) {
+        let created = match folders.recursive(false).create(path) {
             Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
             Err(error) => return Err(Err::<(), _>(error).at(Op::MakeDir, path).unwrap_err().into()),
         };
         let path = path.canonicalize().at(Op::Open, path)?;
         let dir = OsDir::open(&path)?;
-        if created {
-            dir.set_mode(Path::new("."), ROOT_MODE)?;
-        }
+        close_folder(&path, created)?;
         let lock = lock(&path)?;
         let is_new = check_format(&path, &dir)?;
         let trust = if is_new { Trust::Fresh } else { read_trust(&path)? };
         for (name, mode) in FOLDERS {
             match dir.make_dir(Path::new(name), mode) {
-                Err(error) if error.errno != Errno::EEXIST => return Err(error.into()),
+                Err(error) if error.errno != Errno::EEXIST => {
+                    return Err(PathError { path: path.join(name), ..error }.into());
+                }
                 _ => {}
             }
         }
-        remove_clean_marker(&path, &dir)?;
+        remove_clean_marker(&path)?;
         let root = Self { path, dir, trust, _lock: lock };
         if trust != Trust::Unverified {
             root.vouch()?;
@@ -155,9 +163,17 @@ impl StoreRoot {
     /// To be called once every room of an [unverified](Trust::Unverified) root is open. Until then, whoever claims
     /// the folder next finds it unverified again.
     pub fn vouch(&self) -> Result<(), RootError> {
-        let path = self.path.join(BOOT_FILE);
-        std::fs::write(&path, boot_id()?).at(Op::Write, &path)?;
-        Ok(())
+        self.write(BOOT_FILE, &boot_id()?)
+    }
+
+    /// The text of the small file `name` in the folder, trimmed; nothing if there is no such file.
+    pub fn read(&self, name: &str) -> Result<Option<String>, RootError> {
+        Ok(read_text(&self.path.join(name))?)
+    }
+
+    /// Puts the small file `name` in the folder, whole or not at all, for nobody else to read.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), RootError> {
+        Ok(write_text(&self.path.join(name), text)?)
     }
 
     /// Marks a clean stop: everything is written back first. Blocks.
@@ -169,17 +185,33 @@ impl StoreRoot {
         }
         let file = open_folder(&self.path)?;
         nix::unistd::syncfs(&file).at(Op::Sync, &self.path)?;
-        drop(self.dir.create_file(Path::new(CLEAN_FILE), 0o644)?);
+        self.write(CLEAN_FILE, "")?;
         nix::unistd::fsync(&file).at(Op::Sync, &self.path)?;
         Ok(())
     }
 }
 
+/// Lets nobody else replace what lies in the folder.
+fn close_folder(path: &Path, created: bool) -> Result<(), PathError> {
+    let found = path.metadata().at(Op::Stat, path)?.permissions().mode();
+    let mode = if created { ROOT_MODE } else { found & !WRITABLE_BY_OTHERS };
+    if mode == found {
+        return Ok(());
+    }
+    match std::fs::set_permissions(path, Permissions::from_mode(mode)) {
+        // A volume whose owner lets us in. We are not root, then, and actions run as ourselves.
+        Err(error) if !created && error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        result => result.at(Op::SetMode, path),
+    }
+}
+
 /// Takes the lock, and leaves our process id for those who come after.
-fn lock(root: &Path) -> Result<Flock<std::fs::File>, RootError> {
+fn lock(root: &Path) -> Result<Flock<File>, RootError> {
     let path = root.join(LOCK_FILE);
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).open(&path).at(Op::Open, &path)?;
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    let file = options.open(&path).at(Op::Open, &path)?;
+    close_to_others(&file, &path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             lock.set_len(0).at(Op::Write, &path)?;
@@ -200,16 +232,17 @@ fn check_format(root: &Path, dir: &OsDir) -> Result<bool, RootError> {
     let refused =
         |found: String| RootError::Format { path: root.to_owned(), found, expected: FORMAT.to_owned() };
     match read_text(&path)? {
-        Some(found) if found == FORMAT => Ok(false),
+        Some(found) if found == FORMAT => {
+            close_to_others(&File::open(&path).at(Op::Open, &path)?, &path)?;
+            Ok(false)
+        }
         Some(found) => Err(refused(found)),
         None => {
             // Folders of these names that we did not create are somebody's data: they would be cleaned.
             if let Some((folder, _)) = FOLDERS.iter().find(|(name, _)| dir.stat(Path::new(name)).is_ok()) {
                 return Err(RootError::Foreign { path: root.to_owned(), folder });
             }
-            let temporary = root.join("format.new");
-            std::fs::write(&temporary, FORMAT).at(Op::Write, &temporary)?;
-            std::fs::rename(&temporary, &path).at(Op::Rename, &path)?;
+            write_text(&path, FORMAT)?;
             Ok(true)
         }
     }
@@ -222,11 +255,12 @@ fn read_trust(root: &Path) -> Result<Trust, RootError> {
 }
 
 /// Removes the marker before anything is written, durably: a crash must not find it beside torn files.
-fn remove_clean_marker(root: &Path, dir: &OsDir) -> Result<(), RootError> {
-    match dir.remove_file(Path::new(CLEAN_FILE)) {
-        Ok(()) => Ok(nix::unistd::fsync(open_folder(root)?).at(Op::Sync, root)?),
-        Err(error) if error.errno == Errno::ENOENT => Ok(()),
-        Err(error) => Err(error.into()),
+fn remove_clean_marker(root: &Path) -> Result<(), PathError> {
+    let path = root.join(CLEAN_FILE);
+    match std::fs::remove_file(&path) {
+        Ok(()) => nix::unistd::fsync(open_folder(root)?).at(Op::Sync, root),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).at(Op::Remove, path),
     }
 }
 
@@ -244,15 +278,31 @@ fn boot_id() -> Result<String, PathError> {
 fn read_text(path: &Path) -> Result<Option<String>, PathError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).at(Op::Read, path),
     }
 }
 
+/// Puts a small file where it may have been, whole or not at all.
+fn write_text(path: &Path, text: &str) -> Result<(), PathError> {
+    let temporary = path.with_extension("new");
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(true).mode(FILE_MODE);
+    let mut file = options.open(&temporary).at(Op::Open, &temporary)?;
+    close_to_others(&file, &temporary)?;
+    file.write_all(text.as_bytes()).at(Op::Write, &temporary)?;
+    // A crash of the machine leaves what was there before, or this.
+    file.sync_all().at(Op::Sync, &temporary)?;
+    std::fs::rename(&temporary, path).at(Op::Rename, path)
+}
+
+/// Puts right what was created without a mode.
+fn close_to_others(file: &File, path: &Path) -> Result<(), PathError> {
+    file.set_permissions(Permissions::from_mode(FILE_MODE)).at(Op::SetMode, path)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     /// As after a crash of the machine: the boot that wrote is not this one.
@@ -281,6 +331,37 @@ mod tests {
         let mode = |name: &str| root.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(""), mode("work"), mode("trees")), (0o755, 0o711, 0o711));
         assert_eq!((mode("blobs"), mode("executables"), mode("records")), (0o700, 0o700, 0o700));
+    }
+
+    // Whoever opens the lock can hold it, and whoever writes the rest decides what is trusted.
+    #[test]
+    fn what_others_could_open_or_replace_is_put_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root");
+        StoreRoot::claim(&path).unwrap().release().unwrap();
+        std::fs::write(path.join("boot.new"), "left by a crash").unwrap();
+        let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        for name in [LOCK_FILE, FORMAT_FILE, BOOT_FILE, "boot.new"] {
+            set(&path.join(name), 0o666);
+        }
+        set(&path, 0o777);
+        let root = StoreRoot::claim(&path).unwrap();
+        let mode = |name: &str| path.join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(LOCK_FILE), mode(FORMAT_FILE), mode(BOOT_FILE)), (0o600, 0o600, 0o600));
+        assert_eq!(mode(""), 0o755);
+        root.release().unwrap();
+        assert_eq!(mode(CLEAN_FILE), 0o600);
+    }
+
+    // An operator who has to do something about it needs to know where.
+    #[test]
+    fn an_error_says_the_whole_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root");
+        drop(StoreRoot::claim(&path).unwrap());
+        std::fs::create_dir(path.join(CLEAN_FILE)).unwrap();
+        let error = StoreRoot::claim(&path).unwrap_err().to_string();
+        assert!(error.contains(path.join(CLEAN_FILE).to_str().unwrap()), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod http2;
 mod life;
 mod long_lists;
 mod many_uploads;
+mod modes;
 mod nativelink;
 mod outputs;
 mod remote;

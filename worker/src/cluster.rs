@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use longshore_cas_store::blob::BlobStore;
+use longshore_cas_store::root::StoreRoot;
 use tokio::task::JoinSet;
 
 use crate::action::ActionRunner;
@@ -57,22 +58,21 @@ pub fn prepare(args: WorkerArgs) -> anyhow::Result<Prepared> {
     let claimed = Claimed::claim(args.machine.or(worker))?;
     let name = match &claimed.options.name {
         Some(Name(name)) => name.clone(),
-        None => own_name(&claimed)?,
+        None => own_name(&claimed.root)?,
     };
     Ok(Prepared { schedulers, name, claimed })
 }
 
 /// The machine's name, and an id that tells the workers of one machine apart and outlives a restart.
-fn own_name(claimed: &Claimed) -> anyhow::Result<String> {
-    let path = claimed.root().join(ID_FILE);
-    let id = match std::fs::read_to_string(&path) {
-        Ok(id) if !id.trim().is_empty() => id.trim().to_owned(),
-        _ => {
-            let id = uuid::Uuid::new_v4().simple().to_string();
-            std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
-            id
-        }
-    };
+fn own_name(root: &StoreRoot) -> anyhow::Result<String> {
+    let found = root.read(ID_FILE)?.map(|id| id.parse());
+    if let Some(Err(_)) = &found {
+        tracing::warn!("{} holds no name: this worker has a new one", root.path().join(ID_FILE).display());
+    }
+    let new = || Name(uuid::Uuid::new_v4().simple().to_string());
+    let Name(id) = found.and_then(Result::ok).unwrap_or_else(new);
+    // One that was found, too: it is closed to others from now on, whoever made it.
+    root.write(ID_FILE, &id)?;
     Ok(format!("{}-{id}", host_name()))
 }
 

@@ -33,7 +33,8 @@ const SETTLE_MAX: Duration = Duration::from_mins(10);
 pub(crate) struct Claimed {
     pub(crate) options: MachineOptions,
     pub(crate) threads: Threads,
-    root: StoreRoot,
+    /// The folder of all data.
+    pub(crate) root: StoreRoot,
     identity: Identity,
     spawner: Spawner,
     jobs: usize,
@@ -59,11 +60,6 @@ impl Claimed {
         // Only now: actions keep the limit that longshore was started with.
         let files = OpenFiles::raise_limit(jobs)?;
         Ok(Self { options, threads: Threads::of_this_machine(), root, identity, spawner, jobs, files })
-    }
-
-    /// The folder of all data.
-    pub(crate) fn root(&self) -> &Path {
-        self.root.path()
     }
 }
 

@@ -14,7 +14,7 @@ use longshore_proto::reapi::action_cache_server::ActionCacheServer;
 use longshore_proto::reapi::capabilities_server::CapabilitiesServer;
 use longshore_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
 use longshore_proto::reapi::execution_server::ExecutionServer;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
@@ -35,6 +35,9 @@ use super::limits::{
 };
 use super::panics::CatchPanics;
 use super::share::Shares;
+
+/// Connections to a socket that wait to be accepted.
+const SOCKET_BACKLOG: u32 = 1024;
 
 /// Where to listen: `ADDR:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,16 +138,18 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         }
         std::fs::remove_file(path)?;
     }
-    // Made under another name, so that nobody can connect before the mode is set.
-    // The name is short: the kernel bounds the length of the path.
+    // Made under another name, so that whoever finds it can connect. Who watches for that name cannot, either, before
+    // the mode is set: until then nobody listens. The name is short: the kernel bounds the length of the path.
     let unready = path.with_file_name(format!(".{}", std::process::id()));
-    let listener = UnixListener::bind(&unready)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(&unready)?;
     let ready = std::fs::set_permissions(&unready, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&unready, path));
+        .and_then(|()| socket.listen(SOCKET_BACKLOG))
+        .and_then(|listener| std::fs::rename(&unready, path).map(|()| listener));
     if ready.is_err() {
         let _ = std::fs::remove_file(&unready);
     }
-    ready.map(|()| listener)
+    ready
 }
 
 /// How much may be open at once, each with a file of its own.
