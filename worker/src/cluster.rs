@@ -55,7 +55,8 @@ impl Prepared {
 pub fn prepare(args: WorkerArgs) -> anyhow::Result<Prepared> {
     let path = args.config.context("there is no configuration: say which with --config")?;
     let Config { worker, schedulers } = Config::read(&path)?;
-    let claimed = Claimed::claim(args.machine.or(worker))?;
+    let mut claimed = Claimed::claim(args.machine.or(worker))?;
+    claimed.threads = claimed.threads.and_schedulers(schedulers.len());
     let name = match &claimed.options.name {
         Some(Name(name)) => name.clone(),
         None => own_name(&claimed.root)?,

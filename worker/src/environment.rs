@@ -1,6 +1,7 @@
 //! What the store is given, and what the process takes of the machine at most: threads and open files.
 //!
-//! The number of threads depends on the cores alone, not on connections, actions or uploads.
+//! The number of threads depends on the cores and the configuration alone, not on connections of clients, actions or
+//! uploads.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,10 @@ const IO_THREADS_MIN: usize = 4;
 const RUNTIME_THREADS_MAX: usize = 4;
 /// Threads for what may block and is no file-system work: giving up the root.
 const BLOCKING_THREADS_MAX: usize = 2;
+/// Connections for one scheduler: to itself, and two to its CAS.
+const CONNECTIONS_A_SCHEDULER: usize = 3;
+/// What of a connection may block for as long as a server elsewhere pleases: the lookup of its name, and reading its token.
+const BLOCKING_A_CONNECTION: usize = 2;
 
 /// Open files of the store and of trees that are being built.
 const FILES_BASE: u64 = 256;
@@ -50,6 +55,12 @@ impl Threads {
             blocking: BLOCKING_THREADS_MAX,
             io: cores.max(IO_THREADS_MIN),
         }
+    }
+
+    /// With so many schedulers elsewhere, of which none is to wait for what another one's connections wait for.
+    pub(crate) fn and_schedulers(self, count: usize) -> Self {
+        let blocking = self.blocking + count * CONNECTIONS_A_SCHEDULER * BLOCKING_A_CONNECTION;
+        Self { blocking, ..self }
     }
 
     /// All of them, with the first one.

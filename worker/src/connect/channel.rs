@@ -16,6 +16,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tower::Service as _;
 
 use super::broken::causes;
+use super::lookup::Lookup;
 use super::pings::PONG_TIME_MAX;
 use super::{ConnectError, Gathered, Pings, TlsOptions};
 
@@ -96,8 +97,8 @@ impl Drop for Turns {
 }
 
 /// What makes connections of TCP.
-fn connector() -> HttpConnector {
-    let mut connector = HttpConnector::new();
+fn connector() -> HttpConnector<Lookup> {
+    let mut connector = HttpConnector::new_with_resolver(Lookup::default());
     // TLS is put on top of it.
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(CONNECT_TIME_MAX));

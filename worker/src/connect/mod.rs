@@ -4,9 +4,11 @@
 //! The module knows no service: whoever makes a client of one takes a [`Link`]'s channel, and its requests.
 
 mod backoff;
+mod blocking;
 mod broken;
 mod channel;
 mod gathered;
+mod lookup;
 mod pings;
 mod token;
 
