@@ -1,4 +1,4 @@
-//! What a connection says when it ends, told from what a server says.
+//! What a connection says when it ends, told from what a server says; and both, for people.
 
 use std::error::Error;
 
@@ -23,6 +23,18 @@ pub fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)>
     std::iter::successors(error.source(), |cause| (*cause).source())
 }
 
+/// What a status says, and what was behind it: of a handshake that failed, the status itself says nothing.
+pub fn reason(status: &Status) -> String {
+    let mut reason = format!("{:?}: {}", status.code(), status.message());
+    for cause in causes(status) {
+        let text = cause.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+    }
+    reason
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -39,5 +51,11 @@ mod tests {
         assert!(!is_broken(&caused_by(h2::Error::from(h2::Reason::INTERNAL_ERROR))));
         assert!(!is_broken(&caused_by(TimeoutExpired(()))));
         assert!(!is_broken(&Status::unknown("it does not know either")));
+    }
+    #[test]
+    fn a_reason_has_its_causes_once() {
+        let status = caused_by(io::Error::other(io::Error::other("no such certificate")));
+        assert_eq!(reason(&status).matches("no such certificate").count(), 1);
+        assert_eq!(reason(&Status::not_found("a blob")), "NotFound: a blob");
     }
 }

@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 pub use backoff::Backoff;
-pub use broken::{causes, is_broken};
+pub use broken::{causes, is_broken, reason};
 pub use channel::{Target, target};
 pub use gathered::Gathered;
 pub use pings::Pings;

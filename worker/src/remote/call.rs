@@ -18,13 +18,13 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use super::error::{RemoteError, reason};
+use super::error::RemoteError;
 use super::limits::ServerLimits;
 use super::names;
 use super::on_behalf::OnBehalfOf;
 use super::options::RemoteOptions;
 use super::retry::{Attempts, Budget, Kind, kind};
-use crate::connect::{Link, Pings};
+use crate::connect::{Link, Pings, reason};
 
 /// How long a call with one answer may take.
 const UNARY_TIME_MAX: Duration = Duration::from_mins(2);

@@ -1,9 +1,9 @@
 //! Why a remote server could not be made to do something.
 
 use longshore_cas_store::blob::StoreError;
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::connect::{ConnectError, causes};
+use crate::connect::ConnectError;
 
 /// Why a call was in vain. Everything that a retry could help was retried already.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -47,31 +47,5 @@ impl RemoteError {
             Self::Refused { code, .. } | Self::Unavailable { code, .. } => Some(*code),
             Self::Configuration(_) | Self::Store(_) => None,
         }
-    }
-}
-
-/// What a status says, and what was behind it: of a handshake that failed, the status itself says nothing.
-pub(super) fn reason(status: &Status) -> String {
-    let mut reason = format!("{:?}: {}", status.code(), status.message());
-    for cause in causes(status) {
-        let text = cause.to_string();
-        if !reason.contains(&text) {
-            reason = format!("{reason}: {text}");
-        }
-    }
-    reason
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn a_reason_has_its_causes_once() {
-        let status = Status::from_error(Box::new(io::Error::other(io::Error::other("no such certificate"))));
-        assert_eq!(reason(&status).matches("no such certificate").count(), 1);
-        assert_eq!(reason(&Status::not_found("a blob")), "NotFound: a blob");
     }
 }

@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, Streaming};
 
 use super::Remote;
-use super::error::reason;
 use super::frames::Inflater;
 use super::limits::ServerLimits;
 use super::names::{self, Encoding};
 use super::retry::{Attempts, Kind, kind};
+use crate::connect::reason;
 
 /// How long a stream may bring nothing.
 const STALL_TIME_MAX: Duration = Duration::from_mins(1);

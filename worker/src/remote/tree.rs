@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use super::Remote;
-use super::error::reason;
 use super::fetch::stored;
+use crate::connect::reason;
 
 /// Messages in a page: enough to tell how much of the tree is here.
 const PAGE_LEN: i32 = 256;

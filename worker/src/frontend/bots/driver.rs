@@ -17,7 +17,7 @@ use super::lease::{self, Order};
 use super::session::{Call, Changes, Started};
 use super::{Running, Shared, State};
 use crate::action::{Assignment, Inline, Phase, Progress, Requester};
-use crate::connect::Backoff;
+use crate::connect::{Backoff, reason};
 use crate::status::Failure;
 
 /// The deadline of a call while nothing runs: servers wait for work for most of it.
@@ -217,18 +217,20 @@ impl Driver {
 
     async fn failed(&mut self, call: &Call, status: &Status, started: SystemTime) {
         let took = self.shared.clock.now().duration_since(started).unwrap_or_default();
-        let (origin, reason) = (self.shared.link.origin(), status.message());
-        match call::fault(status, call.is_first(), took, self.time_max(call)) {
+        let (origin, reason, time_max) = (self.shared.link.origin(), reason(status), self.time_max(call));
+        match call::fault(status, call.is_first(), took, time_max) {
             Fault::Late => {
+                // The next one has more time, so that these lines are ever further apart.
+                tracing::warn!(origin, ?time_max, "the scheduler does not answer in time");
                 self.stretch = self.stretch.saturating_mul(2).min(STRETCH_MAX);
                 return;
             }
             Fault::SessionLost => {
-                tracing::warn!(origin, code = ?status.code(), reason, "the session is lost");
+                tracing::warn!(origin, reason, "the session is lost");
                 self.give_up();
             }
             Fault::Passing => {
-                tracing::warn!(origin, code = ?status.code(), reason, "the scheduler does not answer");
+                tracing::warn!(origin, reason, "a call to the scheduler failed");
                 // What the call was to say of them may have been lost with it.
                 for running in self.shared.state.lock().running.values_mut() {
                     running.reported = Phase::Queued;

@@ -16,7 +16,7 @@ use tonic::{ConnectError, Status};
 use super::slot::{Order, Slot};
 use super::{Report, Shared, task};
 use crate::action::{Assignment, Progress};
-use crate::connect::{Backoff, Link, causes};
+use crate::connect::{Backoff, Link, causes, reason};
 use crate::status::Failure;
 
 /// How long a call may take that is answered at once.
@@ -35,7 +35,7 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 /// Between attempts, when calls fail.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What makes the calls of one slot.
 pub(super) struct Driver {
@@ -97,6 +97,9 @@ impl Driver {
             match outcome {
                 Ok(answer) => {
                     backoff.succeeded();
+                    if self.shared.outage.is_over() {
+                        tracing::info!(origin = self.link.origin(), "the scheduler answers again");
+                    }
                     work.in_doubt = None;
                     self.follow(work, answer);
                     if is_draining && work.slot.is_idle() {
@@ -105,8 +108,10 @@ impl Driver {
                     self.rest(work).await;
                 }
                 Err(status) => {
-                    let origin = self.link.origin();
-                    tracing::warn!(code = ?status.code(), "{origin}: Synchronize: {}", status.message());
+                    if self.shared.outage.goes_on(self.clock.now()) {
+                        let (origin, reason) = (self.link.origin(), reason(&status));
+                        tracing::warn!(origin, reason, "a call to the scheduler failed");
+                    }
                     if is_draining && self.is_forgotten(work) {
                         return;
                     }

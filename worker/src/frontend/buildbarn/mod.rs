@@ -1,7 +1,7 @@
 //! Buildbarn's scheduler (`buildbarn.remoteworker.OperationQueue`): one call, `Synchronize`, over and over, for each slot.
 //!
 //! The rooms: [`slot`] is what a slot does and what an answer changes, without I/O; [`task`] reads what is to be run and
-//! packs what came of it; [`driver`] makes a slot's calls, one at a time. Here is what the rest of the worker sees of
+//! packs what came of it; [`driver`] makes a slot's calls, one at a time; [`outage`] keeps slots from telling the same. Here is what the rest of the worker sees of
 //! them.
 //!
 //! A call says everything that the scheduler has to know of its slot, so that nothing is lost with a call. The action
@@ -11,6 +11,7 @@
 //! *Locking*: one lock over the operations of all slots, held for changes in memory.
 
 mod driver;
+mod outage;
 mod slot;
 mod task;
 
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
+use self::outage::Outage;
 use super::{SchedulerOptions, WorkSource};
 use crate::action::Assignment;
 use crate::connect::Pings;
@@ -48,6 +50,7 @@ pub struct Buildbarn {
 struct Shared {
     /// Where the results of operations are expected.
     expected: Mutex<HashMap<String, oneshot::Sender<Report>>>,
+    outage: Outage,
     draining: CancellationToken,
     closing: CancellationToken,
 }

@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::request::{Refused, parse};
+use crate::connect::reason;
 use crate::frontend::Backoff;
 
 /// How often the scheduler hears that the worker lives: after 5 s without it throws the worker out.
@@ -54,7 +55,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             Ok(()) | Err(End::Left) => break,
             Err(End::Lost(reason)) => {
                 let running = shared.session.lock().running();
-                tracing::warn!(scheduler = shared.options.link.origin(), running, "no stream: {reason}");
+                tracing::warn!(scheduler = shared.options.link.origin(), running, reason, "no stream");
             }
         }
         if now.duration_since(began).is_ok_and(|lasted| lasted >= STEADY_TIME_MIN) {
@@ -125,7 +126,7 @@ async fn register(
         let mut stream = client.connect_worker(request).await?.into_inner();
         match stream.message().await?.and_then(|message| message.update) {
             Some(ToWorker::ConnectionResult(result)) => Ok((stream, result.worker_id)),
-            other => Err(Status::internal(format!("the scheduler began with {other:?}"))),
+            _ => Err(Status::internal("the scheduler did not begin with the worker's id")),
         }
     };
     let (stream, worker_id) = call.await.map_err(|status| lost(&status))?;
@@ -203,5 +204,5 @@ async fn until_end(stream: &mut Streaming<UpdateForWorker>) -> Result<(), Status
 }
 
 fn lost(status: &Status) -> End {
-    End::Lost(format!("{:?}: {}", status.code(), status.message()))
+    End::Lost(reason(status))
 }
