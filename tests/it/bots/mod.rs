@@ -3,6 +3,7 @@
 mod exchanges;
 mod faults;
 mod rules;
+mod told;
 mod transcripts;
 mod trust;
 mod worker;
