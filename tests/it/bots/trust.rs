@@ -99,3 +99,53 @@ async fn a_token_goes_with_every_call() -> Result<()> {
     }
     Ok(())
 }
+
+// What would end in a server that is trusted by nobody, or that trusts nobody, is told before the first call, and with the
+// file that is to be mended.
+#[test]
+fn a_file_that_makes_no_tls_is_named() -> Result<()> {
+    let section = |label: &str, base64: &str| {
+        format!("-----BEGIN {label}-----\r\n{base64}\r\n-----END {label}-----\r\n")
+    };
+    let (certificate, key) = (section("CERTIFICATE", "AAAA"), section("PRIVATE KEY", "AAAA"));
+    let authorities: [(&str, &str); 5] = [
+        ("", "it has no CERTIFICATE"),
+        (&key, "it has no CERTIFICATE"),
+        (&section("TRUSTED CERTIFICATE", "AAAA"), "it has no CERTIFICATE"),
+        ("-----BEGIN CERTIFICATE-----\n", "section end"),
+        (&certificate, "a certificate cannot be used"),
+    ];
+    let file = tempfile::NamedTempFile::new()?;
+    let path = file.path().to_owned();
+    let error = |text: &str, tls: &TlsOptions| -> Result<String> {
+        std::fs::write(&path, text)?;
+        let link = Link::open("grpcs://localhost:1", tls, None, PINGS, Arc::new(MachineClock));
+        let error = link.map(drop).expect_err(text).to_string();
+        assert!(error.contains(&path.display().to_string()), "{text}: {error}");
+        Ok(error)
+    };
+    for (text, reason) in authorities {
+        let error = error(text, &TlsOptions { authorities: Some(path.clone()), ..options() })?;
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+    let certificates = [("", "it has no CERTIFICATE"), (&*certificate, "the certificate cannot be used")];
+    for (text, reason) in certificates {
+        let identity = Some((path.clone(), pem("client.pem")));
+        let error = error(text, &TlsOptions { identity, ..options() })?;
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+    let (encrypted, another) =
+        (section("ENCRYPTED PRIVATE KEY", "AAAA"), std::fs::read_to_string(pem("server.pem"))?);
+    let keys = [
+        ("", "it has no PRIVATE KEY"),
+        (&*encrypted, "an encrypted one"),
+        (&*key, "the key cannot be used"),
+        (&*another, "it is not the key of the certificate in"),
+    ];
+    for (text, reason) in keys {
+        let identity = Some((pem("client.pem"), path.clone()));
+        let error = error(text, &TlsOptions { identity, ..options() })?;
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+    Ok(())
+}

@@ -3,7 +3,6 @@
 //! One HTTP/2 connection carries many calls: its window is what may be under way, and they share it as they need.
 
 use std::error::Error;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,12 +11,13 @@ use futures::TryFutureExt as _;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tower::Service as _;
 
 use super::broken::causes;
 use super::lookup::Lookup;
 use super::pings::PONG_TIME_MAX;
+use super::trust::tls;
 use super::{ConnectError, Gathered, Pings, TlsOptions};
 
 /// How long a connection attempt may take, with the lookup of the name and the handshake of TLS.
@@ -155,32 +155,6 @@ fn in_full(error: &dyn Error) -> String {
     std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
 }
 
-fn tls(options: &TlsOptions) -> Result<ClientTlsConfig, ConnectError> {
-    let mut config = ClientTlsConfig::new();
-    config = match &options.authorities {
-        Some(path) => config.ca_certificate(Certificate::from_pem(read(path, "CERTIFICATE")?)),
-        None => config.with_native_roots(),
-    };
-    if let Some((certificate, key)) = &options.identity {
-        let (certificate, key) = (read(certificate, "CERTIFICATE")?, read(key, "PRIVATE KEY")?);
-        config = config.identity(Identity::from_pem(certificate, key));
-    }
-    if let Some(name) = &options.server_name {
-        config = config.domain_name(name);
-    }
-    Ok(config)
-}
-
-/// Reads a PEM file, which has to have such a thing: without one, nobody would be trusted, and nobody told why.
-fn read(path: &Path, label: &str) -> Result<Vec<u8>, ConnectError> {
-    let wrong = |reason| ConnectError { what: format!("file {}", path.display()), reason };
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let has_it = String::from_utf8_lossy(&pem)
-        .lines()
-        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----")));
-    if has_it { Ok(pem) } else { Err(wrong(format!("it has no {label} in PEM form"))) }
-}
-
 #[cfg(test)]
 mod tests {
     use nix::sys::socket::{getsockopt, sockopt};
@@ -244,24 +218,6 @@ mod tests {
         let questions = getsockopt(&stream, sockopt::TcpKeepCount).unwrap();
         assert_eq!(silence_s + questions * interval_s, 60);
         assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(), 60_000);
-    }
-
-    // A file that is the wrong one would trust nobody.
-    #[test]
-    fn a_file_without_what_it_should_have_is_named() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = |label, text: &str| {
-            std::fs::write(file.path(), text).unwrap();
-            read(file.path(), label).err().map(|error| error.to_string())
-        };
-        let [certificate, key] =
-            ["-----BEGIN CERTIFICATE-----\r\n", "# a key\n-----BEGIN EC PRIVATE KEY-----\n"];
-        assert_eq!((error("CERTIFICATE", certificate), error("PRIVATE KEY", key)), (None, None));
-        for (label, text) in [("CERTIFICATE", ""), ("CERTIFICATE", key), ("PRIVATE KEY", certificate)] {
-            let error = error(label, text).unwrap();
-            assert!(error.contains(&format!("it has no {label}")), "{error}");
-            assert!(error.contains(file.path().to_str().unwrap()), "{error}");
-        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod gathered;
 mod lookup;
 mod pings;
 mod token;
+mod trust;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
