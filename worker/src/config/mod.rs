@@ -56,6 +56,7 @@ pub struct SchedulerConfig {
     #[serde(default)]
     pub tls: TlsConfig,
     /// A file with a bearer token.
+    #[serde(default, deserialize_with = "file")]
     pub token_file: Option<PathBuf>,
     /// Where its clients read and write blobs, if that is not the endpoint.
     pub cas: Option<CasConfig>,
@@ -95,6 +96,7 @@ pub struct CasConfig {
     #[serde(default)]
     pub tls: TlsConfig,
     /// A file with a bearer token.
+    #[serde(default, deserialize_with = "file")]
     pub token_file: Option<PathBuf>,
     /// Whether blobs travel compressed where the server offers it.
     #[serde(default = "yes")]
@@ -103,6 +105,15 @@ pub struct CasConfig {
 
 fn yes() -> bool {
     true
+}
+
+/// Reads the path of a file. The empty one would be complained about as nobody's, or as a server's fault.
+fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.as_os_str().is_empty() {
+        return Err(serde::de::Error::custom("expected the path of a file; leave it out if there is none"));
+    }
+    Ok(Some(path))
 }
 
 /// Reads what there may be several of. Whoever writes one as a table of its own is told how it is done.
@@ -133,10 +144,13 @@ fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SchedulerCon
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// Certificates of authorities.
+    #[serde(deserialize_with = "file")]
     pub authorities: Option<PathBuf>,
     /// Our own certificate chain.
+    #[serde(deserialize_with = "file")]
     pub certificate: Option<PathBuf>,
     /// Its key.
+    #[serde(deserialize_with = "file")]
     pub key: Option<PathBuf>,
     /// The name in the server's certificate.
     pub server_name: Option<String>,

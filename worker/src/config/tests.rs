@@ -46,7 +46,7 @@ fn a_property_may_have_several_values() {
 // Who makes a mistake is told where it is and what would be right.
 #[test]
 fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
-    let cases: [(&str, &[&str]); 19] = [
+    let cases: [(&str, &[&str]); 21] = [
         ("", &["FILE: there is no [[scheduler]]"]),
         ("[worker]\n\njob = 3\n", &["FILE, line 3", "unknown field `job`", "`jobs`"]),
         ("[worker]\njobs = 0\n", &["line 2", "from 1 to 65535"]),
@@ -83,6 +83,14 @@ fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
         (
             "[[scheduler]]\nkind = \"bots\"\nendpoint = \"grpcs://localhost:1\"\ntls = { key = \"/key\" }\n",
             &["line 3", "tls.certificate and tls.key"],
+        ),
+        (
+            "[[scheduler]]\nkind = \"bots\"\nendpoint = \"grpc://localhost:1\"\ntoken_file = \"\"\n",
+            &["line 4", "the path of a file"],
+        ),
+        (
+            "[[scheduler]]\nkind = \"bots\"\nendpoint = \"grpcs://localhost:1\"\n[scheduler.tls]\nauthorities = \"\"\n",
+            &["line 5", "the path of a file"],
         ),
     ];
     for (text, wanted) in cases {
