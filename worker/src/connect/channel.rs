@@ -129,8 +129,7 @@ pub fn target(endpoint: &str) -> Result<Target, String> {
     let (scheme, is_secure) = match scheme {
         "grpc" | "http" => ("http", false),
         "grpcs" | "https" => ("https", true),
-        "unix" if rest.trim_matches('/').is_empty() => return Err("it has no path".to_owned()),
-        "unix" => return Ok(Target { uri: endpoint.to_owned(), is_secure: false }),
+        "unix" => return Ok(Target { uri: format!("unix:{}", socket(rest)?), is_secure: false }),
         _ => return Err("its scheme is none of grpc, grpcs, http, https and unix".to_owned()),
     };
     let rest = rest.strip_prefix("//").ok_or("it has no // before its host")?;
@@ -143,10 +142,25 @@ pub fn target(endpoint: &str) -> Result<Target, String> {
     let host = parsed.host().filter(|host| !host.is_empty()).ok_or("it has no host")?;
     // `Uri` takes a port that is none for the host's end.
     let port = authority.get(host.len()..).unwrap_or_default();
-    if !port.is_empty() && parsed.port_u16().is_none_or(|port| port == 0) {
+    if port.is_empty() {
+        return Err("it has no port".to_owned());
+    }
+    if parsed.port_u16().is_none_or(|port| port == 0) {
         return Err(format!("{port:?} is no port"));
     }
     Ok(Target { uri, is_secure })
+}
+
+/// The path of a socket, as it stands behind `unix:`; behind `unix://`, there would be a host before it.
+fn socket(rest: &str) -> Result<&str, String> {
+    if rest.trim_matches('/').is_empty() {
+        return Err("it has no path".to_owned());
+    }
+    match rest.strip_prefix("//") {
+        Some(path) if !path.starts_with('/') => Err("its path does not begin with /".to_owned()),
+        Some(path) => Ok(path),
+        None => Ok(rest),
+    }
 }
 
 /// An error with all its causes.
@@ -167,10 +181,10 @@ mod tests {
             ("grpc://a:1", "http://a:1", false),
             ("http://A:1/", "http://a:1", false),
             ("grpcs://a:1", "https://a:1", true),
-            ("grpcs://a.example", "https://a.example", true),
             ("grpc://[::1]:65535", "http://[::1]:65535", false),
             ("unix:/a", "unix:/a", false),
             ("unix:a", "unix:a", false),
+            ("unix:///a", "unix:/a", false),
         ];
         for (endpoint, uri, is_secure) in cases {
             assert_eq!(target(endpoint), Ok(Target { uri: uri.to_owned(), is_secure }), "{endpoint}");
@@ -188,6 +202,9 @@ mod tests {
             ("grpc:a:1", "no //"),
             ("grpc://", "no host"),
             ("grpc://:1", "no host"),
+            ("grpc://a", "no port"),
+            ("grpcs://a.example/", "no port"),
+            ("grpc://[::1]", "no port"),
             ("grpc://a:0", "is no port"),
             ("grpc://a:65536", "is no port"),
             ("grpc://a:b", "is no port"),
@@ -199,6 +216,7 @@ mod tests {
             ("grpc://u:p@a:1", "more than"),
             ("unix:", "no path"),
             ("unix:///", "no path"),
+            ("unix://tmp/s.sock", "does not begin with /"),
         ];
         for (endpoint, reason) in cases {
             let error = target(endpoint).unwrap_err();
