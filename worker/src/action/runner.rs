@@ -170,7 +170,9 @@ async fn publish(results: &dyn ResultSink, action: &Digest, executed: &Executed,
         return;
     };
     let put = async {
-        if is_orphan.load(Ordering::Relaxed) && results.has(action).await? {
+        let is_orphan = || is_orphan.load(Ordering::Relaxed);
+        // It may have been claimed while that was asked.
+        if is_orphan() && results.has(action).await? && is_orphan() {
             tracing::info!("the result is not cached: there is one from elsewhere");
             return Ok(());
         }

@@ -108,22 +108,15 @@ async fn take(
     }
     let wanted: Vec<_> = blobs.iter().map(|(digest, _)| *digest).collect();
     let outcomes = remote.shared.store.put_many(blobs).await;
-    let mut present = Vec::with_capacity(wanted.len());
     for (digest, outcome) in wanted.into_iter().zip(outcomes) {
         match outcome {
             Err(StoreError::Mismatch { found, .. }) => {
                 tracing::warn!(origin = remote.caller.origin(), "blob {digest} came with {found}");
                 alone.push(digest);
             }
-            outcome => {
-                if outcome.is_ok() {
-                    present.push(digest);
-                }
-                flight.deliver(&stored(digest, outcome));
-            }
+            outcome => flight.deliver(&stored(digest, outcome)),
         }
     }
-    remote.learn(&present);
     alone
 }
 

@@ -137,7 +137,7 @@ impl Caller {
 
     /// How often a connection to the server has begun or ended: behind the next one there may be another server.
     pub(super) fn turns(&self) -> u64 {
-        self.way.link.turns()
+        self.way.link.turns() + self.way.write_link.turns()
     }
 
     pub(super) fn action_cache(&self) -> ActionCacheClient<Channel> {

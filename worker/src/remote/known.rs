@@ -1,6 +1,6 @@
 //! A memory of what the server has, so that it is not asked again and nothing is sent twice.
 //!
-//! What was uploaded, found present or read is believed to be there for a short while, as long as the connection lasts:
+//! What was uploaded or found present is believed to be there for a short while, as long as the connection lasts:
 //! behind the next one there may be a server that begins with nothing. Servers evict, so a memory can be wrong: whoever
 //! finds out says so ([`Known::forget`]), and it is counted. But a result that names what is lost breaks somebody's build,
 //! and he has it run again at once, so the while has to be over by then: it is for what many actions have in common.

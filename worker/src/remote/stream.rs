@@ -102,7 +102,6 @@ impl<'r> Read<'r> {
             match self.fill(writer).await? {
                 Filled::Whole(pin) => {
                     self.attempts.succeeded();
-                    self.remote.learn([&self.digest]);
                     return Ok(Some(pin));
                 }
                 Filled::GivenUp => return Ok(None),

@@ -17,9 +17,9 @@ pub(super) const PAGE_MAX: usize = 1_000;
 pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// What may be under way on one connection.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// What calls that wait may leave unread on one connection, together: the rest of what may be under way is for those that
-/// they wait for.
-pub(super) const WAITING_BYTES_A_CONNECTION: usize = CONNECTION_WINDOW_BYTES as usize / 4 * 3;
+/// What calls that wait may leave unread on one connection, together: as many large ones as gRPC clients have at once by
+/// default, and a few. The rest of what may be under way is for those that they wait for.
+pub(super) const WAITING_BYTES_A_CONNECTION: usize = 104 * STREAM_WINDOW_BYTES as usize;
 /// Calls at once on one connection; further ones wait in the client.
 pub(super) const STREAMS_MAX: u32 = 1_000;
 /// Messages on their way in on one connection, together, those that begin a call and those that go on with an upload each.
@@ -36,8 +36,8 @@ pub(super) const STATE_BYTES_A_CONNECTION: usize = 64 << 20;
 pub(super) const COMPRESSION_STATE_BYTES: usize = 1 << 20;
 /// What a walk over a tree counts as, although few trees make it need that much.
 pub(super) const WALK_STATE_BYTES: usize = 16 << 20;
-/// How long a message waits without leave: most crowds are over by then.
-pub(super) const CROWD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a message waits without leave: as long as it does, it may be what keeps those it waits for from going on.
+pub(super) const CROWD_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a call that may not wait is asked to stay away.
 pub(super) const CROWDED_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long a call waits for the others of its connection to make room.

@@ -76,6 +76,8 @@ pub(super) struct Share {
     waiting: Arc<Semaphore>,
     making: Arc<Semaphore>,
     calls: Arc<AtomicUsize>,
+    /// The room for the answer of one call, once it has some.
+    answer_room: Held,
 }
 
 impl Default for Share {
@@ -89,6 +91,7 @@ impl Default for Share {
             waiting: of(WAITING_BYTES_A_CONNECTION),
             making: of(WATCHES_MADE_A_CONNECTION),
             calls: Arc::default(),
+            answer_room: Held::default(),
         }
     }
 }
@@ -122,9 +125,18 @@ impl Share {
         self.waiting.clone().try_acquire_many_owned(bytes).ok()
     }
 
-    /// Room for the state of a stream that needs `bytes` of it for as long as it is open.
+    /// Room for the state of a stream that needs `bytes` of it for as long as it is open. Who waits for that holds no room
+    /// for an answer: those that have state need it to go on.
     pub(super) async fn state(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
-        Room::new(&self.state).take(bytes).await
+        let mut room = Room::new(&self.state);
+        std::future::poll_fn(|context| {
+            let polled = room.poll(context, bytes);
+            if polled.is_pending() {
+                self.answer_room.lock().take();
+            }
+            polled
+        })
+        .await
     }
 }
 
@@ -182,18 +194,19 @@ impl Room {
 pub(super) struct Shares;
 
 impl Around for Shares {
-    fn call<S: Services>(&self, services: &mut S, request: http::Request<Body>) -> Answer<S> {
+    fn call<S: Services>(&self, services: &mut S, mut request: http::Request<Body>) -> Answer<S> {
         let share: Share = request.extensions().get().cloned().unwrap_or_default();
+        let share = Share { answer_room: Held::default(), ..share };
+        request.extensions_mut().insert(share.clone());
         let open_call = share.call();
         let kind = Kind::of(request.uri().path());
         let held = Held::default();
-        let answer_room = Held::default();
-        let messages = |body| Body::new(Messages::new(body, &share, kind, [&held, &answer_room]));
+        let messages = |body| Body::new(Messages::new(body, &share, kind, &held));
         let call = services.call(request.map(messages));
         async move {
             let answer = call.await?;
             drop(held);
-            let permit = answer_room.lock().take();
+            let permit = share.answer_room.lock().take();
             let answers =
                 |body| Answers { body, kind, room: Room::new(&share.answers), permit, call: open_call };
             Ok(answer.map(|body| Body::new(answers(body))))

@@ -132,10 +132,11 @@ impl Uploads {
     fn open(self: &Arc<Self>, state: &mut State, name: &str, memory_bytes: u64) -> (Place, Option<Kept>) {
         let turn = Arc::new(Turn { memory_bytes, ..Turn::default() });
         turn.last_step.store(self.steps.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        turn.last_step_seconds.store(NEVER, Ordering::Relaxed);
         state.open += 1;
         state.memory_bytes += memory_bytes;
         let kept = state.remove_kept(name);
+        let since = if kept.is_some() { self.seconds() } else { NEVER };
+        turn.last_step_seconds.store(since, Ordering::Relaxed);
         if let Some(kept) = &kept {
             turn.committed_bytes.store(kept.partial.written_bytes(), Ordering::Relaxed);
             turn.told_bytes.store(kept.told_bytes, Ordering::Relaxed);

@@ -31,7 +31,6 @@ pub(super) struct Messages {
     room: Room,
     held: Held,
     answer_room: Room,
-    answer: Held,
     /// To wait for the room.
     leave: Option<OwnedSemaphorePermit>,
     /// How long without that.
@@ -43,8 +42,8 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    /// Keeps in `held` the room of the message in hand, and in `answer` that of the answer to it.
-    pub(super) fn new(body: Body, share: &Share, kind: Kind, [held, answer]: [&Held; 2]) -> Self {
+    /// Keeps in `held` the room of the message in hand, and in `share` that of the answer to it.
+    pub(super) fn new(body: Body, share: &Share, kind: Kind, held: &Held) -> Self {
         Self {
             body,
             framing: Framing::default(),
@@ -53,7 +52,6 @@ impl Messages {
             room: Room::new(&share.beginnings),
             held: held.clone(),
             answer_room: Room::new(&share.answers),
-            answer: answer.clone(),
             leave: None,
             patience: None,
             data: Bytes::new(),
@@ -86,9 +84,9 @@ impl Messages {
     /// Takes the room for the answer to a request that is here with the next part.
     fn poll_answer_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
         let is_due = !self.kind.is_upload && self.framing.ends_with(&self.data);
-        if is_due && self.answer.lock().is_none() {
+        if is_due && self.share.answer_room.lock().is_none() {
             let permit = ready!(self.answer_room.poll(context, self.kind.answer_bytes))?;
-            *self.answer.lock() = Some(permit);
+            *self.share.answer_room.lock() = Some(permit);
         }
         Poll::Ready(Ok(()))
     }

@@ -14,6 +14,21 @@ async fn a_full_share_waits_for_itself_alone() {
     assert!(next.await.is_ok());
 }
 
+// Those that have state need room for answers to go on, and to give the state back.
+#[tokio::test]
+async fn who_waits_for_state_holds_no_room_for_an_answer() {
+    let share = Share::default();
+    let all = share.state(STATE_BYTES_A_CONNECTION).await.unwrap();
+    let call = Share { answer_room: Held::default(), ..share.clone() };
+    let room = Room::new(&share.answers).take(ANSWER_BYTES_A_CONNECTION).await.unwrap();
+    *call.answer_room.lock() = Some(room);
+    let mut waits = Box::pin(call.state(1));
+    assert!(poll!(&mut waits).is_pending());
+    assert!(poll!(Box::pin(Room::new(&share.answers).take(ANSWER_BYTES_A_CONNECTION))).is_ready());
+    drop(all);
+    assert!(waits.await.is_ok());
+}
+
 // A call counts from its beginning to the end of its answer.
 #[test]
 fn calls_are_counted() {
