@@ -34,7 +34,10 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("status_line", &[]),
     ("memory", &[]),
     ("signals", &[]),
-    ("machine", &["action", "config", "environment", "materialize", "remote", "run", "status_line"]),
+    (
+        "machine",
+        &["action", "config", "environment", "materialize", "remote", "run", "signals", "status_line"],
+    ),
     (
         "standalone",
         &["action", "cli", "environment", "frontend", "machine", "memory", "signals", "status_line"],

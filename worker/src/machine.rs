@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use longshore_cas_store::blob::{BlobStore, Recovered, StoreOptions};
+use longshore_cas_store::blob::{BlobStore, Recovered, StoreError, StoreOptions};
 use longshore_cas_store::io::Environment;
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::{StoreRoot, Trust};
@@ -17,12 +17,12 @@ use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 
 use crate::action::{ActionOptions, ActionRunner, Storage};
-use crate::config::MachineOptions;
+use crate::config::{MachineOptions, Size};
 use crate::environment::{OpenFiles, Threads, cores, environment};
 use crate::materialize::{HardlinkMaterializer, Materializer};
 use crate::run::{DEFAULT_ACTION_USER, Identity, Spawner, SpawnerOptions};
 use crate::signals::Signals;
-use crate::status_line::size;
+use crate::status_line::{say, size};
 
 /// Input trees that stay on the disk when no action uses them.
 const TREES_MAX: usize = 10_000;
@@ -93,12 +93,11 @@ impl Machine {
     pub(crate) async fn open(claimed: Claimed) -> anyhow::Result<Self> {
         let Claimed { options, threads, root, identity, spawner, jobs, files } = claimed;
         let environment = environment(threads).context("cannot start threads")?;
-        let size_bytes_max = match options.max_size {
-            Some(size) => size.bytes,
-            None => default_size(root.path())?,
-        };
-        let (store, recovered) =
-            BlobStore::open(&root, StoreOptions { size_bytes_max }, environment.clone())?;
+        if root.trust() == Trust::Unverified {
+            say("verifying what is stored: the machine went down before it was written back");
+        }
+        let (root, opened) = open_store(root, options.max_size, environment.clone()).await?;
+        let (store, recovered) = opened?;
         let reaper = Reaper::open(&root, environment.clone())?;
         let cache_options = DirectoryCacheOptions {
             entries_max: TREES_MAX,
@@ -108,6 +107,11 @@ impl Machine {
         let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let trees = DirectoryCache::open(&root, parts, cache_options, environment.clone()).await?;
         root.vouch()?;
+        let size_bytes_max = match options.max_size {
+            Some(size) => size.bytes,
+            None => default_size(root.path(), store.stats().size_bytes)?,
+        };
+        store.limit_to(size_bytes_max);
         let io = environment.io.clone();
         let materializer =
             HardlinkMaterializer::new(&root, store.clone(), reaper.clone(), identity.owner(), io)?;
@@ -161,13 +165,7 @@ impl Machine {
         writeln!(to, "  found       {found}")?;
         writeln!(to, "  input roots {}", self.materializer.name())?;
         writeln!(to, "  actions     {} at once, as {}", self.jobs, self.identity)?;
-        writeln!(
-            to,
-            "  at most     {} threads, {} connections, {} open files",
-            threads.total(),
-            files.connections_max,
-            files.limit
-        )
+        writeln!(to, "  at most     {} threads, {} open files", threads.total(), files.limit)
     }
 
     /// Waits until longshore has to stop: somebody asks for it, or, as an error, no action can be started any more.
@@ -215,9 +213,56 @@ pub(crate) fn host_name() -> String {
     host.unwrap_or_else(|| "longshore".to_owned())
 }
 
-/// Half of what the store has and the disk has free.
-fn default_size(root: &Path) -> anyhow::Result<u64> {
+/// Opens the store on a thread that may block: verifying takes long, and signals are to be heard meanwhile.
+async fn open_store(
+    root: StoreRoot,
+    max_size: Option<Size>,
+    environment: Environment,
+) -> anyhow::Result<(StoreRoot, Result<(Arc<BlobStore>, Recovered), StoreError>)> {
+    // Where nothing is said, the limit depends on what is found.
+    let options = StoreOptions { size_bytes_max: max_size.map_or(u64::MAX, |size| size.bytes) };
+    let open = move || {
+        let opened = BlobStore::open(&root, options, environment);
+        (root, opened)
+    };
+    Ok(tokio::task::spawn_blocking(open).await?)
+}
+
+/// Half of what the store has and the disk has free: the same after a restart, however full the store is.
+fn default_size(root: &Path, stored_bytes: u64) -> anyhow::Result<u64> {
     let disk = nix::sys::statvfs::statvfs(root)
         .with_context(|| format!("cannot ask for space of {}", root.display()))?;
-    Ok(disk.blocks_available() * disk.fragment_size() / 2)
+    let half = half(stored_bytes, disk.blocks_available() * disk.fragment_size());
+    half.with_context(|| {
+        format!(
+            "the disk of {} is full: half of what the store has and the disk has free are less than 1MiB. Make room, \
+             or say --max-size",
+            root.display()
+        )
+    })
+}
+
+/// Half of both; nothing where that is too little for a store.
+fn half(stored_bytes: u64, free_bytes: u64) -> Option<u64> {
+    Some(stored_bytes.saturating_add(free_bytes) / 2).filter(|bytes| *bytes >= Size::MIN.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What is cached is found again at the next start.
+    #[test]
+    fn the_default_limit_is_the_same_however_full_the_store_is() {
+        let disk_bytes = 100 << 30;
+        let fresh = half(0, disk_bytes).unwrap();
+        for stored_bytes in [1 << 30, fresh / 2, fresh] {
+            assert_eq!(half(stored_bytes, disk_bytes - stored_bytes), Some(fresh));
+        }
+    }
+
+    #[test]
+    fn a_disk_without_room_for_a_store_is_refused() {
+        assert_eq!((half(0, 2 << 20), half(0, (2 << 20) - 1)), (Some(1 << 20), None));
+    }
 }

@@ -51,6 +51,10 @@ impl Ledger {
         self.limit_bytes
     }
 
+    pub(crate) fn set_limit_bytes(&mut self, limit_bytes: u64) {
+        self.limit_bytes = limit_bytes;
+    }
+
     /// Everything that is or will be on the disk.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.used_bytes

@@ -155,6 +155,11 @@ impl BlobStore {
         Ok((Arc::new(Self { space }), recovered))
     }
 
+    /// Changes what everything may take on the disk together; what is above that goes, oldest first.
+    pub fn limit_to(&self, size_bytes_max: u64) {
+        self.space.change(|state| state.ledger.set_limit_bytes(size_bytes_max));
+    }
+
     /// Gives what `holder` keeps idle its place in the order of use.
     pub fn on_idle(&self, holder: Weak<dyn IdleHolder>) {
         self.space.on_idle(holder);

@@ -16,10 +16,13 @@ pub struct Size {
     pub bytes: u64,
 }
 
-/// The smallest store that is of any use, in bytes.
-const SIZE_MIN: u64 = 1 << 20;
 /// More than any disk has, in bytes: whoever says more has mistaken the unit.
 const SIZE_MAX: u64 = 1 << 60;
+
+impl Size {
+    /// The smallest store that is of any use.
+    pub const MIN: Self = Self { bytes: 1 << 20 };
+}
 
 impl FromStr for Size {
     type Err = String;
@@ -49,7 +52,7 @@ impl FromStr for Size {
             reason = "digits and a dot make no negative number, and a size needs no precision of one byte"
         )]
         let bytes = (number * factor as f64) as u64;
-        if bytes < SIZE_MIN {
+        if bytes < Self::MIN.bytes {
             return Err(format!("{bytes} bytes are too few; at least 1MiB"));
         }
         if bytes > SIZE_MAX {

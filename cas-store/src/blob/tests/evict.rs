@@ -35,6 +35,25 @@ async fn the_disk_never_holds_more_than_the_limit() {
     fixture.settle();
 }
 
+// What there is to share out is known only when the store has been looked through.
+#[tokio::test]
+async fn a_limit_that_comes_later_holds_like_one_from_the_start() {
+    let mut fixture = Fixture::with_limit(u64::MAX);
+    for seed in 0..20 {
+        drop(put(&fixture.store(), seed).await.unwrap());
+    }
+    fixture.restart();
+    let store = fixture.store();
+    assert_eq!(store.stats().size_bytes, 20 * BLOB_BYTES);
+    store.limit_to(40 * BLOB_BYTES);
+    fixture.settle();
+    assert_eq!(store.stats().blobs, 20);
+    store.limit_to(10 * BLOB_BYTES);
+    fixture.settle();
+    assert!(fixture.disk_bytes() <= 10 * BLOB_BYTES, "{}", fixture.disk_bytes());
+    assert_eq!(store.blob_size_bytes_max(), 10 * BLOB_BYTES);
+}
+
 #[tokio::test]
 async fn what_was_used_longest_ago_goes_first() {
     let fixture = Fixture::with_limit(32 * BLOB_BYTES);
