@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error as _};
 
 use super::values::{Jobs, Name, Size, Span, Variable};
 
@@ -14,12 +14,13 @@ const LOG_BYTES_MAX: u64 = 1 << 30;
 const DRAIN_TIME: Duration = Duration::from_mins(10);
 
 /// What longshore may take of its machine, and how it runs actions there.
-#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[derive(Args, Clone, Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MachineOptions {
     /// Where to store; created if need be, used by one longshore at a time [default: the user's cache directory,
     /// ~/.cache/longshore].
     #[arg(long, value_name = "DIR", env = "LONGSHORE_ROOT")]
+    #[serde(deserialize_with = "folder")]
     pub root: Option<PathBuf>,
 
     /// How many actions run at once [default: one a core].
@@ -62,6 +63,15 @@ pub struct MachineOptions {
     /// How long running actions may go on after the first signal to stop [default: 10m].
     #[arg(long, value_name = "TIME", env = "LONGSHORE_DRAIN_TIME")]
     pub drain_time: Option<Span>,
+}
+
+/// Reads a path that is not empty, as the command line does.
+fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.as_os_str().is_empty() {
+        return Err(D::Error::custom("expected a folder such as /var/cache/longshore"));
+    }
+    Ok(Some(path))
 }
 
 impl MachineOptions {

@@ -99,6 +99,8 @@ fn mistakes_are_refused_with_their_line_and_what_is_allowed() {
             assert!(error.contains(words), "{text}\n{error}\nlacks {words}");
         }
     }
+    let no_folder = error(&format!("{SCHEDULER}[worker]\njobs = 1\nroot = \"\"\n"));
+    assert!(no_folder.contains("line 6") && no_folder.contains("expected a folder"), "{no_folder}");
     for again in [SCHEDULER.to_owned(), SCHEDULER.replace("grpc://localhost:1", "http://LOCALHOST:1/")] {
         let twice = error(&format!("{SCHEDULER}{again}"));
         assert!(twice.contains("line 6") && twice.contains("twice"), "{twice}");
