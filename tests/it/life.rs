@@ -241,6 +241,9 @@ async fn a_second_signal_stops_what_runs() -> Result<()> {
     longshore.signal(Signal::SIGINT)?;
     let response = running.await??;
     assert_eq!(response.status.context("no status")?.code, i32::from(Code::Unavailable));
+    // The log says what the client was told.
+    longshore.prints(&["action failed: the worker is shutting down", "Unavailable"]).await?;
+    assert!(!longshore.output().contains("cancelled"), "{}", longshore.output());
     assert!(longshore.ended().await?.success());
     Ok(())
 }
@@ -267,6 +270,52 @@ async fn it_ends_by_itself_without_its_helper() -> Result<()> {
     longshore.prints(&["longshore: stopped", "helper process", "SIGKILL"]).await?;
     let status = longshore.ended().await?;
     assert_eq!(status.code(), Some(1), "{status}");
+    Ok(())
+}
+
+// After a crash of the machine, verifying may take hours: whoever stops it meanwhile does not have to kill it, and as
+// the first process of a container it could not be stopped otherwise.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_what_is_being_verified() -> Result<()> {
+    let longshore = Longshore::start().await?;
+    let (home, root) = (longshore.home(), longshore.root());
+    longshore.client().await?.put("something").await?;
+    longshore.kill().await?;
+    std::fs::write(root.join("boot"), "another boot")?;
+    // A hole that takes hours to hash.
+    let blobs = root.join("blobs/sha256/00");
+    std::fs::create_dir_all(&blobs)?;
+    let size_bytes = 1_u64 << 40;
+    File::create(blobs.join(format!("{}-{size_bytes}", "0".repeat(64))))?.set_len(size_bytes)?;
+
+    for _ in 0..2 {
+        let longshore = Longshore::begin(Launch { home: Some(home.clone()), ..Launch::default() })?;
+        // Also the second time: it was stopped before everything was verified.
+        longshore.prints(&["verifying"]).await?;
+        let status = longshore.stop().await?;
+        assert!(status.success(), "{status}");
+    }
+    Ok(())
+}
+
+// Two schedulers at one endpoint can be told apart, and so can the files that say which they are.
+#[tokio::test]
+async fn a_worker_says_what_it_was_told() -> Result<()> {
+    let scheduler = |instance: &str| {
+        format!(
+            "[[scheduler]]\nkind = \"bots\"\nendpoint = \"grpc://127.0.0.1:1\"\ninstance_name = \"{instance}\"\n"
+        )
+    };
+    let config = format!("{}{}", scheduler("main"), scheduler("other"));
+    let longshore = Longshore::work(&config, None).await?;
+    longshore.prints(&["open files"]).await?;
+    let printed = longshore.output();
+    let file = longshore.home().path().join("worker.toml").display().to_string();
+    for words in [&*file, "for         bots at grpc://127.0.0.1:1, instance \"main\"", "instance \"other\""] {
+        assert!(printed.contains(words), "{printed}");
+    }
+    // Nobody can connect to it.
+    assert!(!printed.contains("connections"), "{printed}");
     Ok(())
 }
 

@@ -50,6 +50,13 @@ impl Longshore {
 
     /// Starts one, and returns when it says that it listens.
     pub async fn launch(launch: Launch) -> Result<Self> {
+        let mut longshore = Self::begin(launch)?;
+        longshore.uri = longshore.output.address().await?;
+        Ok(longshore)
+    }
+
+    /// Starts one, and returns at once: it has no address.
+    pub fn begin(launch: Launch) -> Result<Self> {
         let home = match launch.home {
             Some(home) => home,
             None => Arc::new(new_home()?),
@@ -62,11 +69,8 @@ impl Longshore {
         let mut command = limited(launch.open_files)?;
         command.arg("--listen").arg(&listen).arg("--root").arg(home.path().join("root"));
         command.args(&launch.flags);
-        let (child, mut output) = spawn(command)?;
-        // From here on, dropping it kills the child.
-        let mut longshore = Self { child, home, uri: String::new(), output: output.clone() };
-        longshore.uri = output.address().await?;
-        Ok(longshore)
+        let (child, output) = spawn(command)?;
+        Ok(Self { child, home, uri: String::new(), output })
     }
 
     /// Starts one that works for the schedulers of a configuration, and returns when it says so. It has no address.

@@ -7,6 +7,7 @@
 mod storage;
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ const ID_FILE: &str = "worker-id";
 
 /// What has to be done while the process has one thread.
 pub struct Prepared {
+    config: PathBuf,
     schedulers: Vec<SchedulerConfig>,
     name: String,
     claimed: Claimed,
@@ -61,7 +63,7 @@ pub fn prepare(args: WorkerArgs) -> anyhow::Result<Prepared> {
         Some(Name(name)) => name.clone(),
         None => own_name(&claimed.root)?,
     };
-    Ok(Prepared { schedulers, name, claimed })
+    Ok(Prepared { config: path, schedulers, name, claimed })
 }
 
 /// The machine's name, and an id that tells the workers of one machine apart and outlives a restart.
@@ -79,8 +81,11 @@ fn own_name(root: &StoreRoot) -> anyhow::Result<String> {
 
 /// Runs until a signal stops it, or fails once the helper process has ended, having stopped as well as it can.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
-    let Prepared { schedulers, name, claimed } = prepared;
-    let machine = Machine::open(claimed).await?;
+    let Prepared { config, schedulers, name, claimed } = prepared;
+    // Before anything that takes long: who stops it then has it stop well.
+    let mut signals = Signals::new()?;
+    let Some(machine) = signals.unless_stopped(Machine::open(claimed)).await else { return Ok(()) };
+    let machine = machine?;
     let remotes = Remotes::open(&schedulers, &machine.store, &machine.environment)?;
     let slots = match remotes.len() {
         1 => Slots::new(machine.jobs),
@@ -100,7 +105,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         pumps.spawn(serve(source, runner, capacity, slots.clone()));
     }
     // Whoever read it may have gone.
-    let _ = greet(&schedulers, &name, &machine, &mut io::stdout());
+    let _ = greet(&config, &schedulers, &name, &machine, &mut io::stdout());
     let status_line = StatusLine::start(status(slots.clone(), machine.store.clone()));
     let is_idle = {
         let slots = slots.clone();
@@ -109,7 +114,6 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let environment = &machine.environment;
     let giving_back = tokio::spawn(give_back(is_idle, environment.io.clone(), environment.clock.clone()));
 
-    let mut signals = Signals::new()?;
     let stopped = machine.until_stop(&mut signals).await;
     finish(&sources, pumps, &slots, &mut signals, machine.options.drain_time()).await;
     status_line.stop();
@@ -157,6 +161,12 @@ async fn finish(
         say("stopping at once");
         slots.stop();
         if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+            match slots.unreported() {
+                0 => {}
+                lost => {
+                    tracing::warn!("{lost} results were not delivered: their schedulers did not take them");
+                }
+            }
             // What has not ended by now is given up.
             futures::future::join_all(sources.iter().map(|source| leave(&**source))).await;
         }
@@ -219,16 +229,20 @@ fn status(slots: Arc<Slots>, store: Arc<BlobStore>) -> impl Fn() -> String + Sen
 }
 
 fn greet(
+    config: &Path,
     schedulers: &[SchedulerConfig],
     name: &str,
     machine: &Machine,
     to: &mut impl Write,
 ) -> io::Result<()> {
     writeln!(to, "longshore {} works as {name}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(to, "  configured  in {}", config.display())?;
     for scheduler in schedulers {
-        let (endpoint, cas) = (&scheduler.endpoint.get_ref().uri, scheduler.cas());
-        writeln!(to, "  for         {} at {endpoint}", scheduler.kind)?;
-        writeln!(to, "  with blobs  at {}", cas.endpoint.get_ref().uri)?;
+        let (endpoint, instance) = (&scheduler.endpoint.get_ref().uri, &scheduler.instance_name.0);
+        writeln!(to, "  for         {} at {endpoint}, instance {instance:?}", scheduler.kind)?;
+        let cas = scheduler.cas();
+        let instance = cas.instance_name.unwrap_or_default().0;
+        writeln!(to, "  with blobs  at {}, instance {instance:?}", cas.endpoint.get_ref().uri)?;
     }
     machine.describe(to)?;
     to.flush()

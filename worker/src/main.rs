@@ -55,5 +55,8 @@ fn run_on<T>(threads: Threads, mode: impl Future<Output = anyhow::Result<T>>) ->
         .max_blocking_threads(threads.blocking)
         .enable_all()
         .build()?;
-    runtime.block_on(mode)
+    let ended = runtime.block_on(mode);
+    // What is still being verified when somebody stops it is not waited for.
+    runtime.shutdown_background();
+    ended
 }

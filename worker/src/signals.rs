@@ -5,6 +5,8 @@ use std::io;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::status_line::say;
+
 /// The signals that ask to stop.
 pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -21,6 +23,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             hangup,
         })
+    }
+
+    /// Completes `start`, unless a signal comes first: then there is nothing to stop yet.
+    pub(crate) async fn unless_stopped<T>(&mut self, start: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            started = start => Some(started),
+            () = self.next() => {
+                say("stopping before everything is open");
+                None
+            }
+        }
     }
 
     pub(crate) async fn next(&mut self) {

@@ -52,11 +52,12 @@ pub fn prepare(args: StandaloneArgs) -> anyhow::Result<Prepared> {
 /// Runs until a signal stops it, or fails once the helper process has ended, having stopped as well as it can.
 pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { listen, any_platform, claimed } = prepared;
-    let machine = Machine::open(claimed).await?;
+    // Before anything that takes long, and before anybody is told that it runs: who stops it then has it stop well.
+    let mut signals = Signals::new()?;
+    let Some(machine) = signals.unless_stopped(Machine::open(claimed)).await else { return Ok(()) };
+    let machine = machine?;
     let listener = Listener::bind(listen).await?;
     let endpoint = listener.endpoint().clone();
-    // Before anybody is told that it runs: who stops it then has it stop well.
-    let mut signals = Signals::new()?;
     // Whoever read it may have gone.
     let _ = greet(&endpoint, &machine, &mut io::stdout());
 
@@ -87,11 +88,12 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         move || scheduler.stats().running == 0
     };
     let giving_back = tokio::spawn(give_back(is_idle, environment.io.clone(), environment.clock.clone()));
-    let work = tokio::spawn(pump(scheduler.clone(), worker, machine.jobs, Slots::new(machine.jobs)));
+    let slots = Slots::new(machine.jobs);
+    let work = tokio::spawn(pump(scheduler.clone(), worker, machine.jobs, slots.clone()));
 
     let stopped = machine.until_stop(&mut signals).await;
     embedded.drain().await;
-    finish(work, &mut signals, &scheduler, machine.options.drain_time()).await?;
+    finish(work, &mut signals, &slots, machine.options.drain_time()).await?;
     status_line.stop();
     giving_back.abort();
     stop.cancel();
@@ -108,10 +110,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 async fn finish(
     work: JoinHandle<()>,
     signals: &mut Signals,
-    scheduler: &Scheduler,
+    slots: &Slots,
     drain_time: Duration,
 ) -> anyhow::Result<()> {
-    match scheduler.stats().running {
+    match slots.running() {
         0 => say("stopping"),
         running => say(&format!("stopping when {running} running actions have ended; again to stop at once")),
     }
@@ -119,9 +121,9 @@ async fn finish(
         result = work => result?,
         () = signals.next() => {
             say("stopping at once");
-            scheduler.cancel_all();
+            slots.stop();
         }
-        () = tokio::time::sleep(drain_time) => scheduler.cancel_all(),
+        () = tokio::time::sleep(drain_time) => slots.stop(),
     }
     Ok(())
 }
@@ -142,6 +144,7 @@ fn status(scheduler: Arc<Scheduler>, machine: &Machine) -> impl Fn() -> String +
 fn greet(endpoint: &Endpoint, machine: &Machine, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "longshore {} listens at {endpoint}", env!("CARGO_PKG_VERSION"))?;
     machine.describe(to)?;
+    writeln!(to, "  clients     {} connections at once", machine.files.connections_max)?;
     writeln!(to)?;
     writeln!(to, "  bazel build --remote_executor={endpoint} //...")?;
     if io::stdout().is_terminal() {

@@ -191,10 +191,6 @@ fn end(journal: Journal, outcome: Result<Uploaded, Failure>) -> Executed {
         Ok(uploaded) => (uploaded.result, uploaded.failure, uploaded.leftovers),
         Err(failure) => (reapi::ActionResult::default(), Some(failure), Leftovers::default()),
     };
-    match &failure {
-        None => tracing::debug!(exit_code, "action completed"),
-        Some(failure) => tracing::info!(code = ?failure.code(), "action failed: {}", failure.message()),
-    }
     let result = reapi::ActionResult { exit_code, execution_metadata: Some(metadata), ..result };
     let response = reapi::ExecuteResponse {
         result: Some(result),

@@ -5,6 +5,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -30,6 +31,8 @@ pub struct Slots {
     jobs: usize,
     /// Whether an action has its inputs before it takes a place.
     inputs_first: bool,
+    /// Results that are on their way to a scheduler.
+    reporting: AtomicUsize,
     stopped: CancellationToken,
 }
 
@@ -46,12 +49,23 @@ impl Slots {
     }
 
     fn with(jobs: usize, inputs_first: bool) -> Arc<Self> {
-        Arc::new(Self { free: Semaphore::new(jobs), jobs, inputs_first, stopped: CancellationToken::new() })
+        Arc::new(Self {
+            free: Semaphore::new(jobs),
+            jobs,
+            inputs_first,
+            reporting: AtomicUsize::new(0),
+            stopped: CancellationToken::new(),
+        })
     }
 
     /// How many actions run now.
     pub fn running(&self) -> usize {
         self.jobs - self.free.available_permits()
+    }
+
+    /// How many actions run, or have a result that their scheduler has not taken yet.
+    pub fn unreported(&self) -> usize {
+        self.running() + self.reporting.load(Ordering::Relaxed)
     }
 
     /// Stops everything that runs or waits for room; the schedulers hear that a retry elsewhere can help.
@@ -82,12 +96,30 @@ async fn serve(source: Arc<dyn WorkSource>, worker: Arc<ActionRunner>, slots: Ar
         let work = async {
             let operation = assignment.operation.clone();
             let Executed { response, leftovers } = run(&worker, &slots, assignment).await;
+            log_end(&response);
+            slots.reporting.fetch_add(1, Ordering::Relaxed);
+            let _reported = scopeguard::guard((), |()| {
+                slots.reporting.fetch_sub(1, Ordering::Relaxed);
+            });
             source.complete(operation, response).await;
             leftovers
         };
         let leftovers = work.instrument(span).await;
         // The folder is torn down only now, off the async threads, which renaming and unpinning would hold up.
         worker.io.spawn(move || drop(leftovers));
+    }
+}
+
+/// Says what is reported, which may be another end than the action came to by itself.
+fn log_end(response: &reapi::ExecuteResponse) {
+    match &response.status {
+        Some(status) if status.code != 0 => {
+            tracing::info!(code = ?Code::from(status.code), "action failed: {}", status.message);
+        }
+        _ => {
+            let exit_code = response.result.as_ref().map(|result| result.exit_code);
+            tracing::debug!(exit_code, "action completed");
+        }
     }
 }
 

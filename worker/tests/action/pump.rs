@@ -186,6 +186,43 @@ async fn what_is_stopped_can_be_tried_again() {
     }
 }
 
+/// A scheduler that is away: it takes no result.
+struct AwaySource(Arc<OneSource>);
+
+impl WorkSource for AwaySource {
+    fn next(&self) -> BoxFuture<'_, Option<Assignment>> {
+        self.0.next()
+    }
+
+    fn complete(&self, operation: String, response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.0.complete(operation, response).await;
+            std::future::pending::<()>().await;
+        })
+    }
+
+    fn drain(&self) {
+        self.0.drain();
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.0.close()
+    }
+}
+
+// Whoever gives up waiting for a scheduler can say how much is lost with it.
+#[tokio::test]
+async fn results_that_nobody_takes_are_counted() {
+    let bench = Bench::new().await;
+    let (assignment, _handle) = bench.assign(Job::shell("exit 3")).await;
+    let slots = Slots::new(1);
+    let (source, mut received) = OneSource::new(assignment);
+    let pumping = tokio::spawn(pump(Arc::new(AwaySource(source)), bench.worker.clone(), 1, slots.clone()));
+    assert_eq!(result(&received.recv().await.unwrap()).exit_code, 3);
+    assert_eq!((slots.running(), slots.unreported()), (0, 1));
+    pumping.abort();
+}
+
 /// Exits with 7 when the gate opens.
 fn behind(gate: &Gate) -> Job {
     Job::shell(&format!("read line < '{}'; exit 7", gate.path().display()))

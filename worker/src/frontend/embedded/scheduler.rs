@@ -148,15 +148,6 @@ impl Scheduler {
         tell(&refused, &ending);
     }
 
-    /// Stops everything that runs.
-    pub fn cancel_all(&self) {
-        let mut state = self.state.lock();
-        state.stopped = true;
-        for execution in state.executions() {
-            execution.cancelled.cancel();
-        }
-    }
-
     /// Figures.
     pub fn stats(&self) -> SchedulerStats {
         let state = self.state.lock();
@@ -221,7 +212,7 @@ impl WorkSource for Scheduler {
         })
     }
 
-    fn complete(&self, name: String, mut response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
+    fn complete(&self, name: String, response: reapi::ExecuteResponse) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let result = may_be_kept(&response);
             let Some(execution) = self.state.lock().seal(&name, result.is_some()) else { return };
@@ -229,10 +220,6 @@ impl WorkSource for Scheduler {
                 Some(result) if !execution.do_not_cache => self.store_result(&execution, result).await,
                 _ => false,
             };
-            if code_of(&response) == Code::Cancelled && self.state.lock().stopped {
-                // No client cancelled it, and somewhere else it can run.
-                response.status = Some(stopping().to_rpc());
-            }
             log_end(&execution, &response);
             let ending = Ending::from(response);
             let told = {

@@ -72,7 +72,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
 /// Completes when the worker wants to leave, and has nothing to come back for.
 async fn nothing_to_deliver(shared: &Shared) {
     shared.leaving.cancelled().await;
-    if shared.session.lock().has_undelivered() {
+    if shared.session.lock().undelivered() > 0 {
         std::future::pending::<()>().await;
     }
 }

@@ -129,6 +129,14 @@ impl WorkSource for NativeLink {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.shared.leaving.cancel();
+            // Also when whoever leaves has no more time.
+            let _end = scopeguard::guard(&self.shared, |shared| {
+                let lost = shared.session.lock().undelivered();
+                if lost > 0 {
+                    let scheduler = shared.options.link.origin();
+                    tracing::warn!(scheduler, "{lost} results were not delivered: nobody asked for them");
+                }
+            });
             let clock = &self.shared.options.clock;
             tokio::select! {
                 () = self.shared.gone.cancelled() => {}

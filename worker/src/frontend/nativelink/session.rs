@@ -261,9 +261,9 @@ impl Session {
         self.is_draining
     }
 
-    /// Whether results wait for the scheduler to ask for them.
-    pub(super) fn has_undelivered(&self) -> bool {
-        self.kept.iter().any(|kept| !kept.is_sent())
+    /// How many results wait for the scheduler to ask for them.
+    pub(super) fn undelivered(&self) -> usize {
+        self.kept.iter().filter(|kept| !kept.is_sent()).count()
     }
 
     /// How many actions are in slots.

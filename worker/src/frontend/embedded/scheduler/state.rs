@@ -45,8 +45,6 @@ pub(super) struct State {
     pub(super) cache_hits: u64,
     /// No more actions are taken.
     pub(super) closed: bool,
-    /// What still ran was told to stop.
-    pub(super) stopped: bool,
 }
 
 /// An execution that another client may join.
@@ -215,11 +213,6 @@ impl State {
     pub(super) fn find(&self, name: &str) -> Option<Arc<Operation>> {
         let underway = self.operations.get(name).cloned();
         underway.or_else(|| self.executed.find(name)).or_else(|| self.answered.find(name))
-    }
-
-    /// Every execution under way.
-    pub(super) fn executions(&self) -> impl Iterator<Item = &Arc<Execution>> {
-        self.underway.values().map(|underway| &underway.execution)
     }
 
     /// Moves an operation from those under way to those that have ended.
