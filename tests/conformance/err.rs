@@ -333,22 +333,43 @@ async fn err_07() -> Result<()> {
     Ok(())
 }
 
-/// A full store is `RESOURCE_EXHAUSTED`, with a `RetryInfo` as it may pass; what it can never hold comes without one.
+/// A full store is `RESOURCE_EXHAUSTED`, with a `RetryInfo` as it may pass; what it can never hold, at once or as the sum
+/// of one action's, comes without one.
 #[tokio::test]
 async fn err_08() -> Result<()> {
     let flags = ["--max-size", "8MiB"].map(str::to_owned).to_vec();
     let longshore = Longshore::launch(Launch { flags, ..Launch::default() }).await?;
     let client = longshore.client().await?;
-    // Together too much: while they are one action's, none can give way to another.
+    // More than all of it, alone or together: whoever tries again only runs the command again.
+    let script = "head -c 9000000 /dev/urandom > f1";
+    let alone = TestAction::shell(script).outputs(["f1"]);
     let script = "for i in 1 2 3 4 5; do head -c 3000000 /dev/urandom > f$i; done";
-    let ran = run_by(&client, &TestAction::shell(script).outputs(["f1", "f2", "f3", "f4", "f5"])).await?;
+    let together = TestAction::shell(script).outputs(["f1", "f2", "f3", "f4", "f5"]);
+    for action in [alone, together] {
+        let ran = run_by(&client, &action).await?;
+        ran.failed_with(Code::ResourceExhausted, &["output", "in all"])?;
+        assert_eq!(retry_info(&ran.status()), None);
+    }
+    // No room beside what another action holds as long as it runs.
+    let folder = new_home()?;
+    let (started, go) = (folder.path().join("started"), folder.path().join("go"));
+    fifo(&started)?;
+    fifo(&go)?;
+    let script = format!("echo up > {}; read line < {}", started.display(), go.display());
+    let holder = TestAction::shell(&script).inputs(InputTree::new().file("in", vec![1; 5_000_000]));
+    let action = TestAction::shell("head -c 5000000 /dev/urandom > f").outputs(["f"]);
+    let beside = async {
+        tokio::fs::read(&started).await?;
+        let ran = run_by(&client, &action).await?;
+        tokio::fs::write(&go, "\n").await?;
+        anyhow::Ok(ran)
+    };
+    let (held, ran) = futures::join!(run_by(&client, &holder), beside);
+    held?.result().await?;
+    let ran = ran?;
     ran.failed_with(Code::ResourceExhausted, &["output"])?;
     assert!(retry_info(&ran.status()).is_some(), "{:?}", ran.status());
-    // More than all of it: whoever tries again only runs the command again.
-    let script = "head -c 9000000 /dev/urandom > f";
-    let ran = run_by(&client, &TestAction::shell(script).outputs(["f"])).await?;
-    ran.failed_with(Code::ResourceExhausted, &["output", "in all"])?;
-    assert_eq!(retry_info(&ran.status()), None);
+    run_by(&client, &action).await?.result().await?;
     Ok(())
 }
 

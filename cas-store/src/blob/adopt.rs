@@ -79,7 +79,13 @@ impl BlobStore {
         let layout = &self.space.layout;
         // An action may have allocated more than it wrote.
         let disk_bytes = layout.disk_bytes(digest.size_bytes()).max(source.stat.disk_bytes);
-        let reservation = self.space.reserve_blocking(disk_bytes)?;
+        let reservation = match self.space.reserve_blocking(disk_bytes) {
+            Ok(reservation) => reservation,
+            // What took the space may have been the same blob.
+            Err(error) => {
+                return self.pin(&digest).map(|pin| Some((pin, Adopted::Present))).ok_or(error);
+            }
+        };
         let key = SlotKey::Blob(digest);
         let _guard = self.space.take_key(key);
         if let Some(pin) = self.pin(&digest) {

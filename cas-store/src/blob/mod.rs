@@ -3,8 +3,8 @@
 //! The rooms: `ledger` knows what lies on the disk and what may go, in memory alone, and `order` what was used when;
 //! `space` holds them under its lock and unlinks; `relief` is who else can give space back; `flight` says who writes
 //! what; `layout` names the files, `temporary` are those without a name yet; `ingest`, `writer`, `partial` and
-//! `adopt` let bytes in, `read` and `variant` let them out, `recent` what is small and just came; `pin` keeps them;
-//! `recover` finds them again after a start.
+//! `adopt` let bytes in, `read` and `variant` let them out, `recent` what is small and just came; `pin` keeps them,
+//! `holding` says what can be kept together; `recover` finds them again after a start.
 //!
 //! Invariants: a name in the store leads to bytes that were verified; a shared inode is never written, nor its mode
 //! or time changed; what is referred to is not unlinked; what is on the disk is in the ledger before it is
@@ -16,6 +16,7 @@
 mod adopt;
 mod flight;
 mod hash;
+mod holding;
 mod ingest;
 pub(crate) mod layout;
 pub(crate) mod ledger;
@@ -40,6 +41,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 pub use adopt::Adopted;
+pub use holding::Holding;
 pub use ingest::Ingest;
 pub use layout::{BLOB_MTIME, blob_mtime};
 pub use order::Moment;
@@ -90,10 +92,11 @@ pub enum StoreError {
         /// What is full.
         reason: String,
     },
-    /// What is to be stored is more than all that the store may take: it will not fit later either.
+    /// What is to be stored, with what has to be there at the same time, is more than all that the store may take: it
+    /// will not fit later either.
     #[error("no space for {needed_bytes} bytes: the store takes {limit_bytes} in all")]
     NeverFits {
-        /// What was needed.
+        /// What was needed in all.
         needed_bytes: u64,
         /// What the store may take.
         limit_bytes: u64,

@@ -54,7 +54,7 @@ pub(super) struct Counts {
 pub(super) struct Pinned {
     pub(super) entry: Arc<Entry>,
     number: Number,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Pinned {

@@ -183,12 +183,14 @@ impl Loading {
         true
     }
 
-    /// Links the tree, and checks what it expands to.
+    /// Links the tree, and checks what it expands to, and that the store can hold it.
     pub(super) fn link(&mut self, loader: &Loader) -> Result<(DirectoryTree, Parts), TreeError> {
         let tree = self.link_messages(&loader.limits)?;
         loader.limits.check(&tree)?;
         loader.interner.extend(&tree, self.linked.values());
         let parts = Parts::of(&tree);
+        let fits = parts.check_fit(&loader.store, tree.totals.own_bytes());
+        fits.map_err(|reason| TreeError::Store { root: self.root, reason })?;
         Ok((tree, parts))
     }
 

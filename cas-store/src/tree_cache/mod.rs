@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 
 pub use farm::write_private;
 
-use crate::blob::{BlobStore, StoreError};
+use crate::blob::{BlobStore, Holding, StoreError};
 use crate::digest::Digest;
 use crate::io::Environment;
 use crate::reap::Reaper;
@@ -40,6 +40,7 @@ use crate::tree::{DirectoryTree, MalformedTree, TreeLimits};
 use cache::{Counts, IdleTrees, Pinned, Shared};
 use index::IdleLimits;
 use load::Loader;
+use parts::Parts;
 use site::Grounds;
 
 /// What the cache works with.
@@ -145,6 +146,12 @@ impl TreePin {
     /// The sum of the sizes of its files by their digests.
     pub fn size_bytes(&self) -> u64 {
         self.tree().totals.size_bytes
+    }
+
+    /// What the tree holds of the store.
+    pub fn holding(&self) -> Holding {
+        let store = &self.pinned.shared.loader.store;
+        Parts::of(self.tree()).holding(store, self.tree().totals.own_bytes())
     }
 
     /// Forgets the tree, of which something is missing on the disk: whoever asks for it next gets another one. What is

@@ -4,7 +4,7 @@ use std::collections::HashSet as Digests;
 
 use hashbrown::HashSet;
 
-use crate::blob::{BlobPins, BlobStore, PinTreeError};
+use crate::blob::{BlobPins, BlobStore, Holding, PinTreeError, StoreError};
 use crate::digest::{Digest, FileKey};
 use crate::tree::Directory;
 
@@ -36,6 +36,26 @@ impl Parts {
         }
         directories.retain(|digest| !digest.is_empty());
         Self { directories: directories.into_iter().collect(), keys }
+    }
+
+    /// Fails if `store` can never hold a tree of these parts with `own_bytes` of its own.
+    pub(super) fn check_fit(&self, store: &BlobStore, own_bytes: u64) -> Result<(), StoreError> {
+        let disk_bytes = |digest: &Digest| store.space.layout.disk_bytes(digest.size_bytes());
+        let inodes = |key: &FileKey| 1 + u64::from(key.executable);
+        let files = self.keys.iter().map(|key| disk_bytes(&key.digest).saturating_mul(inodes(key)));
+        let directories = self.directories.iter().map(disk_bytes);
+        let bytes_max = directories.chain(files).fold(own_bytes, u64::saturating_add);
+        // What fits with all its doubles need not have them sorted out.
+        let with_doubles = Holding::new(store, bytes_max).check(0);
+        with_doubles.or_else(|_| self.holding(store, own_bytes).check(0))
+    }
+
+    /// What a tree of these parts holds of `store` with `own_bytes` of its own.
+    pub(super) fn holding(&self, store: &BlobStore, own_bytes: u64) -> Holding {
+        let mut holding = Holding::new(store, own_bytes);
+        self.directories.iter().for_each(|digest| holding.add(digest));
+        self.keys.iter().for_each(|key| holding.add_file(key));
+        holding
     }
 
     /// The parts whose blobs are (or are not) among `digests`.

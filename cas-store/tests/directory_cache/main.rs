@@ -4,4 +4,5 @@ mod concurrency;
 mod contents;
 mod kit;
 mod restart;
+mod room;
 mod sources;

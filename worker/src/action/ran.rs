@@ -1,6 +1,7 @@
 //! The third phase: the command has ended, and every process of it is dead.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_cas_store::blob::BlobPin;
@@ -15,7 +16,7 @@ use super::logs;
 use super::prepared::{STDERR, STDOUT};
 use super::runner::Context;
 use crate::materialize::InputRoot;
-use crate::output::{ActionFolder, CollectError, DeclaredOutputs, Gathered, Outputs, gather};
+use crate::output::{ActionFolder, CollectError, DeclaredOutputs, Gathered, Intake, Outputs, gather};
 use crate::run::Verdict;
 use crate::status::Failure;
 
@@ -81,13 +82,15 @@ impl<'a> Ran<'a> {
         let Self { context, outputs: declared, root, mut failure } = self;
         journal.uploading();
         let worker = context.worker;
-        let (is_cut, logs, gathered) = take_in(&context, &root, declared).await?;
+        let intake = Intake::new(worker.store.clone(), context.function, root.tree().cloned());
+        let intake = Arc::new(intake);
+        let (is_cut, logs, gathered) = take_in(&context, &root, declared, intake.clone()).await?;
         if let Some(log_bytes_max) = worker.options.log_bytes_max.filter(|_| is_cut) {
             failure = failure.or_else(|| Some(too_much(log_bytes_max)));
         }
         let [stdout, stderr] = logs;
         let outputs = match gathered {
-            Ok(gathered) => gathered.store(&worker.store).await,
+            Ok(gathered) => gathered.store(&intake).await,
             Err(error) => Err(error),
         };
         let outputs = outputs.unwrap_or_else(|error| {
@@ -111,23 +114,23 @@ async fn take_in(
     context: &Context<'_>,
     root: &InputRoot,
     declared: DeclaredOutputs,
+    intake: Arc<Intake>,
 ) -> Result<TakenIn, Failure> {
     let worker = context.worker;
     let logs = reopen(root.folder())?;
     let folder = ActionFolder { root: reopen(root.dir())?, path: root.path().to_owned() };
-    let (store, function, log_bytes_max) =
-        (worker.store.clone(), context.function, worker.options.log_bytes_max);
+    let log_bytes_max = worker.options.log_bytes_max;
     let take_in = move || {
         let is_cut = match log_bytes_max {
             Some(bytes_max) => logs::cut(&logs, STDOUT, bytes_max)? | logs::cut(&logs, STDERR, bytes_max)?,
             None => false,
         };
-        let adopt = |name| match store.adopt(function, &logs, Path::new(name)) {
-            Ok((pin, _)) => Ok(pin),
-            Err(error) => Err(Failure::of_store(name, &error)),
+        let adopt = |name| {
+            let adopted = intake.adopt(&logs, Path::new(name));
+            adopted.map_err(|error| Failure::of_store(name, &error))
         };
         let pins = [adopt(STDOUT)?, adopt(STDERR)?];
-        Ok((is_cut, pins, gather(&folder, &declared, function, &store)))
+        Ok((is_cut, pins, gather(&folder, &declared, &intake)))
     };
     worker.io.run(take_in).await
 }

@@ -56,7 +56,8 @@ impl HardlinkMaterializer {
     }
 
     async fn make(&self, tree: TreePin, parents: Vec<RelPath>) -> Result<InputRoot, MaterializeError> {
-        let charge = self.store.charge(tree.tree().totals.own_bytes()).await?;
+        let charge = self.store.charge(tree.tree().totals.own_bytes()).await;
+        let charge = charge.map_err(|error| tree.holding().judge(error))?;
         let (workspace, store) = (self.workspace.clone(), self.store.clone());
         let is_stopped = Arc::new(AtomicBool::new(false));
         let stops = is_stopped.clone();

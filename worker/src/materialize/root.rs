@@ -107,6 +107,11 @@ impl InputRoot {
         &self.folder_dir
     }
 
+    /// The tree that it was made of.
+    pub fn tree(&self) -> Option<&TreePin> {
+        self.folder.held.as_ref().map(|(tree, _)| tree)
+    }
+
     /// Creates the file for one of the action's streams in the folder, open for writing and reading.
     pub fn create_log(&self, name: &str) -> Result<File, PathError> {
         // Who opens `/dev/stdout` again has a position of its own: neither writes over what the other one wrote.

@@ -1,8 +1,6 @@
 //! The three steps of collecting, and the lists of an `ActionResult`.
 
-use std::sync::Arc;
-
-use longshore_cas_store::blob::{BlobPin, BlobStore};
+use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::dir::FileKind;
 use longshore_proto::reapi;
@@ -10,6 +8,7 @@ use longshore_proto::reapi;
 use super::assemble::{Assembler, Blob, is_executable};
 use super::find::{FoundOutput, Inventory, Link, Node, find};
 use super::ingest::ingest;
+use super::intake::Intake;
 use super::{ActionFolder, CollectError, DeclaredKind, DeclaredOutputs, Outputs};
 
 /// Outputs whose files are in the store, and whose messages are not yet.
@@ -19,30 +18,27 @@ pub struct Gathered {
     messages: Vec<Blob>,
 }
 
-/// Finds the declared outputs in `folder` and takes their files into `store`. Blocks; call on the pool.
+/// Finds the declared outputs in `folder` and takes their files in. Blocks; call on the pool.
 ///
 /// Every process of the action must be dead. Files may be moved out of the folder.
 pub fn gather(
     folder: &ActionFolder,
     declared: &DeclaredOutputs,
-    function: DigestFunction,
-    store: &Arc<BlobStore>,
+    intake: &Intake,
 ) -> Result<Gathered, CollectError> {
     let inventory = find(folder, declared)?;
-    let pins = ingest(&folder.root, &inventory.files, function, store)?;
-    let (outputs, messages) = report(inventory, pins, function, declared);
+    let pins = ingest(&folder.root, &inventory.files, intake)?;
+    let (outputs, messages) = report(inventory, pins, intake.function(), declared);
     Ok(Gathered { outputs, messages })
 }
 
 impl Gathered {
     /// Stores the messages that describe output directories.
-    pub async fn store(self, store: &Arc<BlobStore>) -> Result<Outputs, CollectError> {
+    pub async fn store(self, intake: &Intake) -> Result<Outputs, CollectError> {
         let Self { mut outputs, messages } = self;
         if !messages.is_empty() {
             let messages = messages.into_iter().map(|blob| (blob.digest, blob.data)).collect();
-            for stored in store.put_many(messages).await {
-                outputs.pins.push(stored?);
-            }
+            outputs.pins.extend(intake.put_many(messages).await?);
         }
         Ok(outputs)
     }

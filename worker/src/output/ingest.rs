@@ -2,25 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use longshore_cas_store::blob::{BlobPin, BlobStore};
-use longshore_cas_store::digest::DigestFunction;
+use longshore_cas_store::blob::BlobPin;
 use longshore_cas_store::dir::OsDir;
 use rayon::prelude::*;
 
 use super::CollectError;
 use super::find::FoundFile;
+use super::intake::Intake;
 use super::reach::{reach, unlocking};
 
-/// Takes `files` into the store; their pins in the same order. Blocks; call on the pool.
+/// Takes `files` in; their pins in the same order. Blocks; call on the pool.
 ///
 /// The files may be gone from below `root` afterwards.
 pub(super) fn ingest(
     root: &OsDir,
     files: &[FoundFile],
-    function: DigestFunction,
-    store: &Arc<BlobStore>,
+    intake: &Intake,
 ) -> Result<Vec<BlobPin>, CollectError> {
     let mut by_parent: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
@@ -30,7 +28,7 @@ pub(super) fn ingest(
         let dir = reach(root, parent)?;
         let ingest_one = |index: usize| {
             let name = Path::new(&files[index].name);
-            let (pin, _) = unlocking(&dir, |dir| store.adopt(function, dir, name))?;
+            let pin = unlocking(&dir, |dir| intake.adopt(dir, name))?;
             Ok((index, pin))
         };
         indexes.into_par_iter().map(ingest_one).collect::<Result<Vec<_>, CollectError>>()

@@ -1,7 +1,7 @@
 //! Outputs: declared, found, hashed and taken into the store, never from outside the action's input root.
 //!
 //! Three steps, in that order, because taking a file in may move it away: `find` looks at everything that is
-//! declared and at everything below it, once an inode; `ingest` takes each file into the store, once; and
+//! declared and at everything below it, once an inode; `ingest` takes each file into the store ([`Intake`]), once; and
 //! `assemble` writes the messages. Paths are opened through `reach` alone, which never leaves the folder;
 //! `follow` says where a symbolic link leads, with the same bounds.
 //!
@@ -13,6 +13,7 @@ mod declare;
 mod find;
 mod follow;
 mod ingest;
+mod intake;
 mod reach;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use collect::{Gathered, gather};
 pub use declare::{
     DeclareError, DeclaredKind, DeclaredOutput, DeclaredOutputs, DirectoryFormat, ReportedProperties, declare,
 };
+pub use intake::Intake;
 
 /// The folder in which an action ran.
 #[derive(Debug)]

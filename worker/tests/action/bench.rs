@@ -67,6 +67,15 @@ impl Bench {
 
     /// With another runner around the real one.
     pub(crate) async fn with_runner(wrap: impl FnOnce(Arc<dyn Runner>) -> Arc<dyn Runner>) -> Self {
+        Self::open(SIZE_BYTES_MAX, wrap).await
+    }
+
+    /// With a store of that size.
+    pub(crate) async fn with_store(size_bytes_max: u64) -> Self {
+        Self::open(size_bytes_max, |runner| runner).await
+    }
+
+    async fn open(size_bytes_max: u64, wrap: impl FnOnce(Arc<dyn Runner>) -> Arc<dyn Runner>) -> Self {
         let folder = open_folder();
         let io = IoPool::new(Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -81,7 +90,7 @@ impl Bench {
             Spawner::start(&SpawnerOptions { program, ..SpawnerOptions::this_program(identity) }).unwrap(),
         );
 
-        let options = StoreOptions { size_bytes_max: SIZE_BYTES_MAX };
+        let options = StoreOptions { size_bytes_max };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let reaper = Reaper::open(&root, environment.clone()).unwrap();
         let nowhere = Arc::new(NoSource);

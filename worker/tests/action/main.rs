@@ -6,3 +6,4 @@ mod kit;
 mod life;
 mod pump;
 mod refusals;
+mod room;

@@ -2,10 +2,11 @@ use std::fs;
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use longshore_cas_store::blob::StoreOptions;
+use longshore_cas_store::blob::{BlobStore, StoreOptions};
 use longshore_cas_store::dir::OsDir;
 use longshore_cas_store::io::IoPool;
 use longshore_cas_store::io::{Clock, Environment, Executor};
@@ -77,9 +78,12 @@ impl Fixture {
     async fn collect(&self, command: &reapi::Command) -> Outputs {
         let declared = declare(command, &RelPath::default()).unwrap();
         let folder = ActionFolder { root: OsDir::open(&self.root).unwrap(), path: self.root.clone() };
-        let store = self.store.clone();
-        let gather = move || gather(&folder, &declared, FUNCTION, &store).unwrap();
-        self.io.run(gather).await.store(&self.store).await.unwrap()
+        let intake = Arc::new(Intake::new(self.store.clone(), FUNCTION, None));
+        let gather = {
+            let intake = intake.clone();
+            move || gather(&folder, &declared, &intake).unwrap()
+        };
+        self.io.run(gather).await.store(&intake).await.unwrap()
     }
 
     async fn read(&self, digest: Option<&reapi::Digest>) -> Vec<u8> {
