@@ -5,8 +5,6 @@ use std::io;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::status_line::say;
-
 /// The signals that ask to stop.
 pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -30,7 +28,7 @@ impl Signals {
         tokio::select! {
             started = start => Some(started),
             () = self.next() => {
-                say("stopping before everything is open");
+                tracing::info!("stopped before everything was open");
                 None
             }
         }
