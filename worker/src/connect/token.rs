@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use longshore_cas_store::io::Clock;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -18,7 +19,7 @@ use super::blocking::Blocking;
 /// How old a token may be before the file is read again, and how long one that could not be read is left alone.
 const TOKEN_AGE_MAX: Duration = Duration::from_secs(5);
 /// How long a request waits for a newer token where there is one already.
-const READ_WAIT_MAX: Duration = Duration::from_millis(250);
+const READ_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The value of the `authorization` header.
 type Header = MetadataValue<Ascii>;
@@ -71,15 +72,17 @@ impl Token {
                 Status::unauthenticated(format!("there is no token to send: token file {path}: {reason}"))
             });
         };
-        // One that was refused is of no use.
-        if !begins && read.is_some() {
+        if read.is_none() {
+            // One that was refused is of no use.
+            return Ok(reading.await.unwrap_or(header));
+        }
+        if !begins {
             return Ok(header);
         }
-        Ok(tokio::select! {
-            biased;
-            newer = reading => newer.unwrap_or(header),
-            () = self.clock.sleep(READ_WAIT_MAX) => header,
-        })
+        match timeout(READ_WAIT_MAX, reading).await {
+            Ok(Ok(newer)) => Ok(newer),
+            _ => Ok(header),
+        }
     }
 
     /// The server did not take it: whatever its age, the file may have another one by now.
@@ -121,35 +124,32 @@ fn header_in(path: &Path) -> Result<Header, String> {
 
 #[cfg(test)]
 mod tests {
-    use futures::future::{BoxFuture, pending, ready};
+    use futures::future::{BoxFuture, pending};
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
 
     use super::*;
 
-    /// A time that stands still until it is moved, and what a wait is: over at once, or never.
-    struct Hand {
-        now: Mutex<SystemTime>,
-        waits: bool,
-    }
+    /// A time that stands still until it is moved.
+    struct Hand(Mutex<SystemTime>);
 
     impl Hand {
-        fn new(waits: bool) -> Arc<Self> {
-            Arc::new(Self { now: Mutex::new(SystemTime::UNIX_EPOCH), waits })
+        fn new() -> Arc<Self> {
+            Arc::new(Self(Mutex::new(SystemTime::UNIX_EPOCH)))
         }
 
         fn a_token_ages(&self) {
-            *self.now.lock() += TOKEN_AGE_MAX;
+            *self.0.lock() += TOKEN_AGE_MAX;
         }
     }
 
     impl Clock for Hand {
         fn now(&self) -> SystemTime {
-            *self.now.lock()
+            *self.0.lock()
         }
 
         fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-            if self.waits { Box::pin(pending()) } else { Box::pin(ready(())) }
+            Box::pin(pending())
         }
     }
 
@@ -158,7 +158,7 @@ mod tests {
     async fn a_token_is_read_again_and_survives_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let hand = Hand::new(true);
+        let hand = Hand::new();
         let token = Arc::new(Token::new(&path, hand.clone()));
         assert!(token.header().await.unwrap_err().message().contains("there is no token to send"));
         std::fs::write(&path, "one\n").unwrap();
@@ -182,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "one").unwrap();
-        let hand = Hand::new(true);
+        let hand = Hand::new();
         let token = Arc::new(Token::new(&path, hand.clone()));
         assert_eq!(token.header().await.unwrap(), "Bearer one");
         std::fs::write(&path, "").unwrap();
@@ -203,7 +203,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "one").unwrap();
-        let hand = Hand::new(false);
+        let hand = Hand::new();
         let token = Arc::new(Token::new(&path, hand.clone()));
         assert_eq!(token.header().await.unwrap(), "Bearer one");
         // Whoever opens it waits for a writer.
