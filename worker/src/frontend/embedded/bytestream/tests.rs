@@ -309,7 +309,8 @@ async fn uploads_of_one_blob_that_wait_leave_room_on_their_connection() {
     let (beginning, rest) = data.split_at(DATA.len());
     let digest = DigestFunction::Sha256.digest(&data);
     let timed = Timed::new();
-    let service = ByteStreamService::new(timed.fixture.store.clone(), &timed.fixture.environment, 100);
+    let service =
+        ByteStreamService::new(timed.fixture.store.clone(), &timed.fixture.environment, 2 * WAITING_MAX);
     let (one, other) = (Share::default(), Share::default());
     let upload = |share: &Share| {
         let resource_name = format!("uploads/{}/blobs/{digest}", uuid::Uuid::new_v4());
