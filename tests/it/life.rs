@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,7 +15,8 @@ use longshore_tests::longshore::{Launch, Longshore, new_home, run_to_end};
 use longshore_tests::process::{fifo, ignores, spawn_helper};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::task::spawn_blocking;
+use tempfile::TempDir;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::Code;
 
 use crate::result_of;
@@ -131,23 +133,41 @@ async fn an_address_for_everyone_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// An action that runs, and goes on when it is told to.
+struct Waiting {
+    running: JoinHandle<Result<reapi::ExecuteResponse>>,
+    go: PathBuf,
+    _folder: TempDir,
+}
+
+impl Waiting {
+    /// Completes when it runs; what it does in the end is `last`.
+    async fn start(longshore: &Longshore, last: &str) -> Result<Self> {
+        let client = longshore.client().await?;
+        let folder = new_home()?;
+        let (started, go) = (folder.path().join("started"), folder.path().join("go"));
+        fifo(&started)?;
+        fifo(&go)?;
+        let script = format!("echo up > {}; read line < {}; {last}", started.display(), go.display());
+        let action = TestAction::shell(&script);
+        let running = tokio::spawn(async move { client.run(&action).await });
+        spawn_blocking(move || std::fs::read(started)).await??;
+        Ok(Self { running, go, _folder: folder })
+    }
+
+    async fn go_on(self) -> Result<reapi::ExecuteResponse> {
+        spawn_blocking(move || std::fs::write(self.go, "\n")).await??;
+        self.running.await?
+    }
+}
+
 // An action that runs when SIGTERM comes is finished, its client gets the result, and then longshore ends well.
 #[tokio::test]
 async fn a_stop_drains_what_runs() -> Result<()> {
     let longshore = Longshore::start().await?;
-    let client = longshore.client().await?;
-    let folder = new_home()?;
-    let (started, go) = (folder.path().join("started"), folder.path().join("go"));
-    fifo(&started)?;
-    fifo(&go)?;
-    let script = format!("echo up > {}; read line < {}; echo drained", started.display(), go.display());
-    let action = TestAction::shell(&script);
-    let running = tokio::spawn(async move { client.run(&action).await });
-    spawn_blocking(move || std::fs::read(started)).await??;
-
+    let waiting = Waiting::start(&longshore, "echo drained").await?;
     longshore.signal(Signal::SIGTERM)?;
-    spawn_blocking(move || std::fs::write(go, "\n")).await??;
-    let response = running.await??;
+    let response = waiting.go_on().await?;
     let expected = DigestFunction::Sha256.digest(b"drained\n").to_wire();
     assert_eq!(result_of(&response, 0)?.stdout_digest, Some(expected));
     let status = longshore.ended().await?;
@@ -253,20 +273,10 @@ async fn a_second_signal_stops_what_runs() -> Result<()> {
 #[tokio::test]
 async fn it_ends_by_itself_without_its_helper() -> Result<()> {
     let longshore = Longshore::start().await?;
-    let client = longshore.client().await?;
-    let folder = new_home()?;
-    let (started, go) = (folder.path().join("started"), folder.path().join("go"));
-    fifo(&started)?;
-    fifo(&go)?;
-    let script = format!("echo up > {}; read line < {}", started.display(), go.display());
-    let action = TestAction::shell(&script);
-    let running = tokio::spawn(async move { client.run(&action).await });
-    spawn_blocking(move || std::fs::read(started)).await??;
-
+    let waiting = Waiting::start(&longshore, "true").await?;
     kill(Pid::from_raw(spawn_helper(longshore.pid())?.cast_signed()), Signal::SIGKILL)?;
     longshore.prints(&["ERROR", "helper process", "SIGKILL"]).await?;
-    spawn_blocking(move || std::fs::write(go, "\n")).await??;
-    result_of(&running.await??, 0)?;
+    result_of(&waiting.go_on().await?, 0)?;
     longshore.prints(&["longshore: stopped", "helper process", "SIGKILL"]).await?;
     let status = longshore.ended().await?;
     assert_eq!(status.code(), Some(1), "{status}");

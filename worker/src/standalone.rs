@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::bail;
 use longshore_cas_store::record::RecordStore;
-use longshore_cas_store::source::NoSource;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::action::{Ends, LocalSink};
+use crate::action::Ends;
 use crate::cli::StandaloneArgs;
 use crate::environment::Threads;
 use crate::frontend::embedded::{Embedded, Endpoint, Listener, Scheduler, Transfers};
@@ -66,15 +65,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let embedded = Arc::new(Embedded::new(machine.store.clone(), records, environment.clone()));
     let scheduler = embedded.scheduler().clone();
     let name = machine.options.name.as_ref().map_or_else(host_name, |name| name.0.clone());
-    let nowhere = Arc::new(NoSource);
-    let ends = Ends {
-        source: nowhere.clone(),
-        inputs: nowhere,
-        sink: Arc::new(LocalSink),
-        results: None,
-        prefetcher: None,
-    };
-    let worker = machine.runner(&name, Arc::new(ends), any_platform);
+    let worker = machine.runner(&name, Arc::new(Ends::of_the_store()), any_platform);
     let status_line = StatusLine::start(status(scheduler.clone(), &machine));
 
     let stop = CancellationToken::new();

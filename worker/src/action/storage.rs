@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use longshore_cas_store::source::BlobSource;
+use longshore_cas_store::source::{BlobSource, NoSource};
 
 use super::Requester;
-use super::sink::{OutputSink, ResultSink};
+use super::sink::{LocalSink, OutputSink, ResultSink};
 use crate::remote::Prefetcher;
 
 /// The CASes and action caches that the clients of a worker use.
@@ -29,6 +29,20 @@ pub struct Ends {
     pub results: Option<Arc<dyn ResultSink>>,
     /// What fetches its inputs while it waits, if they come from elsewhere.
     pub prefetcher: Option<Prefetcher>,
+}
+
+impl Ends {
+    /// Standalone mode: the store is the CAS, and who looks into the action cache is not this worker's affair.
+    pub fn of_the_store() -> Self {
+        let nowhere = Arc::new(NoSource);
+        Self {
+            source: nowhere.clone(),
+            inputs: nowhere,
+            sink: Arc::new(LocalSink),
+            results: None,
+            prefetcher: None,
+        }
+    }
 }
 
 /// The same for every action.

@@ -176,15 +176,21 @@ mod tests {
         assert_eq!(token.header().await.unwrap(), "Bearer three");
     }
 
-    // Every read that fails is a line in the log.
-    #[tokio::test]
-    async fn a_file_that_cannot_be_read_is_left_alone_for_a_while() {
+    /// A token that was read once, and its file.
+    async fn one() -> (tempfile::TempDir, PathBuf, Arc<Hand>, Arc<Token>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "one").unwrap();
         let hand = Hand::new();
         let token = Arc::new(Token::new(&path, hand.clone()));
         assert_eq!(token.header().await.unwrap(), "Bearer one");
+        (folder, path, hand, token)
+    }
+
+    // Every read that fails is a line in the log.
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_left_alone_for_a_while() {
+        let (_folder, path, hand, token) = one().await;
         std::fs::write(&path, "").unwrap();
         hand.a_token_ages();
         assert_eq!(token.header().await.unwrap(), "Bearer one");
@@ -200,12 +206,7 @@ mod tests {
     // A file system that does not answer is not to be felt by schedulers that do.
     #[tokio::test]
     async fn no_request_waits_for_a_file_that_is_not_read_in_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        std::fs::write(&path, "one").unwrap();
-        let hand = Hand::new();
-        let token = Arc::new(Token::new(&path, hand.clone()));
-        assert_eq!(token.header().await.unwrap(), "Bearer one");
+        let (_folder, path, hand, token) = one().await;
         // Whoever opens it waits for a writer.
         std::fs::remove_file(&path).unwrap();
         mkfifo(&path, Mode::S_IRWXU).unwrap();

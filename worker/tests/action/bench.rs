@@ -14,12 +14,11 @@ use longshore_cas_store::digest::{Digest, DigestFunction};
 use longshore_cas_store::io::{Clock, Environment, Executor, IoPool};
 use longshore_cas_store::reap::Reaper;
 use longshore_cas_store::root::StoreRoot;
-use longshore_cas_store::source::NoSource;
 use longshore_cas_store::tree::TreeLimits;
 use longshore_cas_store::tree_cache::{DirectoryCache, DirectoryCacheOptions, DirectoryCacheParts};
 use longshore_proto::{Message, reapi, time};
 use longshore_worker::action::{
-    ActionOptions, ActionRunner, Assignment, Ends, Inline, LocalSink, Phase, Progress, Requester,
+    ActionOptions, ActionRunner, Assignment, Ends, Inline, Phase, Progress, Requester,
 };
 use longshore_worker::materialize::HardlinkMaterializer;
 use longshore_worker::run::{DEFAULT_ACTION_USER, Identity, Runner, Spawner, SpawnerOptions};
@@ -93,14 +92,6 @@ impl Bench {
         let options = StoreOptions { size_bytes_max };
         let (store, _) = BlobStore::open(&root, options, environment.clone()).unwrap();
         let reaper = Reaper::open(&root, environment.clone()).unwrap();
-        let nowhere = Arc::new(NoSource);
-        let ends = Ends {
-            source: nowhere.clone(),
-            inputs: nowhere,
-            sink: Arc::new(LocalSink),
-            results: None,
-            prefetcher: None,
-        };
         let parts = DirectoryCacheParts { store: store.clone(), reaper: reaper.clone() };
         let limits = TreeLimits::default();
         let options = DirectoryCacheOptions { entries_max: 100, size_bytes_max: SIZE_BYTES_MAX, limits };
@@ -109,7 +100,7 @@ impl Bench {
             HardlinkMaterializer::new(&root, store.clone(), reaper, owner, io.clone()).unwrap();
         let worker = ActionRunner {
             store: store.clone(),
-            storage: Arc::new(ends),
+            storage: Arc::new(Ends::of_the_store()),
             cache,
             materializer: Arc::new(materializer),
             runner: wrap(spawner),
