@@ -25,7 +25,7 @@ use crate::result_of;
 /// What a longshore needs for itself and for a client that keeps to the rules, in a debug build.
 const OWN_BYTES: u64 = 160 << 20;
 /// What one connection may make it hold: its window, messages, answers, and the state of its streams.
-const CONNECTION_BYTES: u64 = (32 + 32 + 64 + 64) << 20;
+const CONNECTION_BYTES: u64 = (128 + 32 + 64 + 64) << 20;
 /// How often a figure is looked at that tells of nobody's end by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How many equal looks in a row are taken for the last word.

@@ -12,11 +12,11 @@ pub(super) const DECODE_BYTES_MAX: usize = 8 << 20;
 pub(super) const RESPONSE_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 /// The most Directories in one response where the client names no page size.
 pub(super) const PAGE_MAX: usize = 1_000;
-/// What may be under way on one stream before it is read: enough for a machine nearby, and so little that a hundred calls
-/// that wait, which is what gRPC clients have at once by default, do not fill the connection.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// What may be under way on one connection.
-pub(super) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// What may be under way on one stream before it is read.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What may be under way on one connection: a hundred calls that wait, which is what gRPC clients have at once by default,
+/// do not fill it.
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 128 << 20;
 /// What calls that wait may leave unread on one connection, together: as many large ones as gRPC clients have at once by
 /// default, and a few. The rest of what may be under way is for those that they wait for.
 pub(super) const WAITING_BYTES_A_CONNECTION: usize = 104 * STREAM_WINDOW_BYTES as usize;
