@@ -128,7 +128,7 @@ start_workers() {
   workers=()
   local number
   for number in 1 2; do
-    LONGSHORE_LOG=info,longshore_worker::action=debug \
+    LONGSHORE_LOG=info,longshore_worker::frontend::pump=debug \
       start_worker "$scratch/$version/worker-$number" "$scratch/$version/worker.toml" --jobs 2
     workers+=("$started")
   done
